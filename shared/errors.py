@@ -1,0 +1,50 @@
+"""Every error Lethe raises on purpose, and the exit code the command line gives it.
+
+    LetheError                 1   something failed
+    ├── UsageError             2   the request does not make sense: unknown patient, record, setting
+    ├── ConsentError           3   consent refuses: withdrawn data, a patient enrolled twice
+    ├── AuditError             4   the auditor says no
+    ├── DataError              5   a file or folder is not what it should be
+    └── WorkspaceError         1   no workspace here, one from another version, or one in use
+        └── RunError           1   the Flower run failed, hung or was interrupted
+
+A message says what was seen, what was expected and what to do. It never names a waveform's values.
+"""
+
+
+class LetheError(Exception):
+    """Something failed; the message is for the person at the terminal."""
+
+    exit_code = 1
+
+
+class UsageError(LetheError):
+    """The request does not make sense: an unknown patient, record or setting."""
+
+    exit_code = 2
+
+
+class ConsentError(LetheError):
+    """Consent refuses: the data are withdrawn, or the patient is enrolled already."""
+
+    exit_code = 3
+
+
+class AuditError(LetheError):
+    """The auditor says no."""
+
+    exit_code = 4
+
+
+class DataError(LetheError):
+    """A file or folder is not what it should be."""
+
+    exit_code = 5
+
+
+class WorkspaceError(LetheError):
+    """There is no workspace here, it belongs to another version, or another run is using it."""
+
+
+class RunError(WorkspaceError):
+    """The Flower run failed, hung or was interrupted."""

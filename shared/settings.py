@@ -1,0 +1,123 @@
+"""Every setting of Lethe, with its unit and its default; no other file holds one.
+
+A run is described by one `Settings`. Flower's run configuration and the scenario files
+(`simulations/*.toml`) speak the same names, flattened with dots: `general.width`, `probe.epsilons_sd`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Literal, Self, get_args, get_type_hints
+
+from shared.errors import UsageError
+
+Task = Literal["single", "multi"]
+Profile = Literal["default", "paper"]
+Value = bool | int | float | str
+
+SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
+SAMPLING_HZ = 500
+RECORD_SAMPLES = 5000
+SEGMENT_SAMPLES = 500
+SEGMENTS_PER_RECORD = RECORD_SAMPLES // SEGMENT_SAMPLES
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who plays which part; patients are drawn by `seed`, never by segment."""
+
+    wearables: int = 24  # patients with a device, one Flower node each
+    controls: int = 24  # patients whom no model ever sees
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class General:
+    """The general model and its training."""
+
+    width: int = 16  # channels of the first stage; 64 is the paper's ResNet-34
+    task: Task = "single"  # one superclass a record (softmax) or any number (sigmoid)
+    smoothing_ms: float = 10.0  # moving average in front of the network; 0 leaves it out
+    epochs: int = 12  # an epoch sees ten 1 s crops of every record
+    batch_size: int = 128
+    learning_rate: float = 2e-3  # peak of a one-cycle schedule
+    weight_decay: float = 1e-2
+    seconds: float = 0.0  # stop after this time at the latest; 0 means no limit
+    validation: float = 0.1  # share of the corpus's patients
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Personalisation:
+    """How a device makes its own copy."""
+
+    profile: Profile = "default"  # last block and head with an anchor, or the paper's whole network without
+    steps: int = 30
+    batch_size: int = 32  # own segments a step, at most
+    learning_rate: float = 1e-3
+    anchor_segments: int = 128  # public corpus segments sent to every device once a version
+    anchor_weight: float = 4.0  # of the distillation term
+    budget: float = 0.02  # others' accuracy may fall by this much before the device rolls back
+    held_out: float = 0.3  # of the segments, when a device has one record and splits by time
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """What happens when a patient withdraws."""
+
+    methods: str = "finetune,exact"  # all are measured from one checkpoint; the last one is served
+    steps: int = 30  # of the paper's fine-tuning on the retain set
+    rehearsals: int = 0  # patients who withdraw in mid-run; a demonstration, 0 in production
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The paper's FGSM probe (equations 1 and 5 to 8)."""
+
+    epsilons_sd: str = "0,0.01,0.02,0.05,0.1,0.2"  # in standard deviations of each lead
+    control_segments: int = 60
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one run."""
+
+    cohort: Cohort = field(default_factory=Cohort)
+    general: General = field(default_factory=General)
+    personalisation: Personalisation = field(default_factory=Personalisation)
+    unlearning: Unlearning = field(default_factory=Unlearning)
+    probe: Probe = field(default_factory=Probe)
+
+    def flat(self) -> dict[str, Value]:
+        """Return `{"general.width": 16, ...}`."""
+        return {f"{group}.{name}": value for group, part in asdict(self).items() for name, value in part.items()}
+
+    def with_values(self, values: Mapping[str, object]) -> Self:
+        """Return a copy with `{"general.width": 64}` replaced.
+
+        Raises:
+            UsageError: an unknown name, or a value of the wrong type.
+        """
+        groups = {f.name: getattr(self, f.name) for f in fields(self)}
+        for key, value in values.items():
+            group, _, name = key.partition(".")
+            if group not in groups or name not in get_type_hints(type(groups[group])):
+                raise UsageError(f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}")
+            groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
+        return type(self)(**groups)
+
+
+def _checked(group: type, key: str, name: str, value: object) -> Value:
+    """Return `value` as the type that the field declares."""
+    kind = get_type_hints(group)[name]
+    choices = get_args(kind)
+    if choices:
+        if value in choices:
+            return str(value)
+        raise UsageError(f"{key} is {value!r}, expected one of {', '.join(choices)}")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise UsageError(f"{key} is {value!r}, expected {kind.__name__}")
+    return value  # type: ignore[return-value]
