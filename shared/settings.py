@@ -42,7 +42,7 @@ class General:
     batch_size: int = 128
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     weight_decay: float = 1e-2
-    seconds: float = 0.0  # stop after this time at the latest; 0 means no limit
+    max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
     seed: int = 0
 

@@ -1,0 +1,144 @@
+"""ResNet-34 for 12-lead ECG segments, its layer groups and its bytes on disk.
+
+Input: segments (B, 12, 500) in millivolts. Smoothing and scaling are the model's first layers, so that an
+attack, an ONNX file and a device all start from the same millivolts. Training lives in `shared/training.py`.
+Source: He et al. 2016 (the paper's section 3.1.3), with one-dimensional convolutions; width 64 is the paper's.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from shared.errors import DataError
+from shared.settings import LEADS, SAMPLING_HZ, SUPERCLASSES, General, Task
+
+DEPTHS = (3, 4, 6, 3)  # residual blocks a stage: 2 * 16 convolutions + stem + head = 34 layers
+
+
+def odd_window(window_ms: float, *, hz: int = SAMPLING_HZ) -> int:
+    """Return the number of samples of a centred window: at least `window_ms`, and odd."""
+    return max(1, round(window_ms * hz / 1000)) // 2 * 2 + 1
+
+
+class Block(nn.Module):
+    """Two 3-tap convolutions and a shortcut: (B, in, T) -> (B, out, T / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm1d(outputs)
+        self.conv2 = nn.Conv1d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm1d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu(F(x) + shortcut(x))."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet34(nn.Module):
+    """Segments (B, 12, 500) in millivolts -> logits (B, 5).
+
+    `trunk` is all but the last residual block and the head, which are `tail`: a device that trains only the
+    tail evaluates the trunk once a segment.
+    """
+
+    lead_sd: Tensor
+
+    def __init__(self, width: int, *, task: Task = "single", smoothing_ms: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
+        self.register_buffer("lead_sd", torch.ones(len(LEADS)))
+        self.stem = nn.Sequential(nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width))
+        channels = [width * 2**stage for stage in range(len(DEPTHS))]
+        blocks = []
+        for stage, (outputs, depth) in enumerate(zip(channels, DEPTHS, strict=True)):
+            inputs = channels[max(stage - 1, 0)]
+            blocks += [Block(inputs, outputs, 1 if stage == 0 else 2)]
+            blocks += [Block(outputs, outputs, 1) for _ in range(depth - 1)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels[-1], len(SUPERCLASSES))
+
+    def forward(self, segments: Tensor) -> Tensor:
+        """Return logits (B, 5)."""
+        return self.tail(self.trunk(segments))
+
+    def trunk(self, segments: Tensor) -> Tensor:
+        """Return the features in front of the last block: (B, 12, 500) mV -> (B, 8 * width, 16)."""
+        x = segments / self.lead_sd[:, None]
+        if self.smoothing_ms:
+            window = odd_window(self.smoothing_ms)
+            x = F.avg_pool1d(x, window, 1, window // 2, count_include_pad=False)
+        x = F.relu(self.stem(x))  # (B, width, 250)
+        x = F.max_pool1d(x, 3, 2, padding=1)  # (B, width, 125)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return x
+
+    def tail(self, features: Tensor) -> Tensor:
+        """Return logits: (B, 8 * width, 16) -> (B, 5)."""
+        return self.head(self.blocks[-1](features).mean(dim=2))  # type: ignore[no-any-return]
+
+    def tail_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the last block and the head."""
+        return [*self.blocks[-1].parameters(), *self.head.parameters()]
+
+
+def probabilities(logits: Tensor, task: Task) -> Tensor:
+    """Return class probabilities (B, 5): softmax for `single`, sigmoid for `multi`."""
+    return logits.softmax(dim=1) if task == "single" else logits.sigmoid()
+
+
+def build(settings: General, *, lead_sd: Tensor | None = None) -> ResNet34:
+    """Return an untrained model whose weights depend on `settings.seed` alone.
+
+    `lead_sd` is the corpus's standard deviation of each lead in millivolts, shape (12,).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = ResNet34(settings.width, task=settings.task, smoothing_ms=settings.smoothing_ms)
+    if lead_sd is not None:
+        model.lead_sd.copy_(lead_sd)
+    return model
+
+
+def to_bytes(model: ResNet34) -> bytes:
+    """Return the model as a safetensors file: the same weights give the same bytes."""
+    about = {"width": model.width, "task": model.task, "smoothing_ms": model.smoothing_ms}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save(tensors, metadata={"lethe": json.dumps(about, sort_keys=True)})
+
+
+def digest(data: bytes) -> str:
+    """Return the sha256 that names a model, in hex: that of its file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def model_digest(model: ResNet34) -> str:
+    """Return the digest of the file that `model` would be stored as."""
+    return digest(to_bytes(model))
+
+
+def load(path: Path) -> ResNet34:
+    """Read a model file, in evaluation mode on the CPU.
+
+    Raises:
+        DataError: the file is missing, damaged or not one of Lethe's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["lethe"])
+            model = ResNet34(about["width"], task=about["task"], smoothing_ms=about["smoothing_ms"])
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is not a model file of Lethe ({error}); train again or restore it") from error
+    return model.eval()

@@ -1,0 +1,81 @@
+"""The one training loop and the one evaluation; everything that learns in Lethe goes through here.
+
+What to learn from (corpus crops, a patient's segments, cached features, an anchor) is the caller's: it hands
+over a function from the step to a loss.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.errors import LetheError
+from shared.settings import Task
+
+
+def device_for_training() -> torch.device:
+    """Return the GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def task_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return the mean loss over a batch; `labels` (B, 5) are class probabilities, mostly 0 or 1."""
+    if task == "single":
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def hits(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return which of the B predictions are right, as booleans; for `multi`, all five labels must be."""
+    if task == "single":
+        return logits.argmax(dim=1) == labels.argmax(dim=1)
+    return ((logits > 0) == (labels > 0.5)).all(dim=1)
+
+
+def fit(
+    parameters: Iterable[nn.Parameter],
+    loss_of_step: Callable[[int], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    after_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Minimise with AdamW under a one-cycle schedule; bf16 autocast when the parameters are on a GPU.
+
+    Args:
+        parameters: what is trained, all on one device.
+        loss_of_step: from the step (0, 1, ...) to a scalar loss.
+        steps: how many.
+        learning_rate: the peak of the cycle.
+        weight_decay: AdamW's.
+        after_step: told the step and its loss.
+
+    Raises:
+        LetheError: the loss is not a finite number.
+    """
+    trained = list(parameters)
+    on_gpu = trained[0].is_cuda
+    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2))
+    for step in range(steps):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
+            loss = loss_of_step(step)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise LetheError(f"training diverged: the loss is {value} at step {step}; lower the learning rate")
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        after_step(step, value)
+
+
+@torch.inference_mode()
+def apply(module: Callable[[Tensor], Tensor], inputs: Tensor, *, batch_size: int = 128) -> Tensor:
+    """Return `module` of all inputs, a batch at a time, as float32 on the CPU.
+
+    The module must be in evaluation mode. Batches keep the memory flat; 128 is where two cores are fastest.
+    """
+    return torch.cat([module(part).float().cpu() for part in inputs.split(batch_size)])
