@@ -1,0 +1,1 @@
+"""What both sides speak; imports neither of them."""

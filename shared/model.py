@@ -2,7 +2,7 @@
 
 Input: segments (B, 12, 500) in millivolts. Smoothing and scaling are the model's first layers, so that an
 attack, an ONNX file and a device all start from the same millivolts. Training lives in `shared/training.py`.
-Source: He et al. 2016 (the paper's section 3.1.3), with one-dimensional convolutions; width 64 is the paper's.
+Source: He et al. 2016 (the paper's section 3.1.3), one-dimensional; width 64 is the paper's.
 """
 
 import hashlib
@@ -37,7 +37,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm1d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(F(x) + shortcut(x))."""
@@ -58,7 +60,9 @@ class ResNet34(nn.Module):
         super().__init__()
         self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
         self.register_buffer("lead_sd", torch.ones(len(LEADS)))
-        self.stem = nn.Sequential(nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width))
+        self.stem = nn.Sequential(
+            nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width)
+        )
         channels = [width * 2**stage for stage in range(len(DEPTHS))]
         blocks = []
         for stage, (outputs, depth) in enumerate(zip(channels, DEPTHS, strict=True)):
@@ -80,7 +84,7 @@ class ResNet34(nn.Module):
             x = F.avg_pool1d(x, window, 1, window // 2, count_include_pad=False)
         x = F.relu(self.stem(x))  # (B, width, 250)
         x = F.max_pool1d(x, 3, 2, padding=1)  # (B, width, 125)
-        for block in self.blocks[:-1]:
+        for block in list(self.blocks)[:-1]:
             x = block(x)
         return x
 
@@ -140,5 +144,7 @@ def load(path: Path) -> ResNet34:
             model = ResNet34(about["width"], task=about["task"], smoothing_ms=about["smoothing_ms"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path} is not a model file of Lethe ({error}); train again or restore it") from error
+        raise DataError(
+            f"{path} is not a model file of Lethe ({error}); train again or restore it"
+        ) from error
     return model.eval()

@@ -91,7 +91,9 @@ class Settings:
 
     def flat(self) -> dict[str, Value]:
         """Return `{"general.width": 16, ...}`."""
-        return {f"{group}.{name}": value for group, part in asdict(self).items() for name, value in part.items()}
+        return {
+            f"{group}.{name}": value for group, part in asdict(self).items() for name, value in part.items()
+        }
 
     def with_values(self, values: Mapping[str, object]) -> Self:
         """Return a copy with `{"general.width": 64}` replaced.
@@ -103,7 +105,9 @@ class Settings:
         for key, value in values.items():
             group, _, name = key.partition(".")
             if group not in groups or name not in get_type_hints(type(groups[group])):
-                raise UsageError(f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}")
+                raise UsageError(
+                    f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}"
+                )
             groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
         return type(self)(**groups)
 

@@ -5,13 +5,41 @@ over a function from the step to a loss.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.errors import LetheError
-from shared.settings import Task
+from shared.settings import LEADS, SEGMENT_SAMPLES, SUPERCLASSES, Task
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled segments.
+
+    Attributes:
+        segments: (N, 12, 500) millivolts.
+        labels: (N, 5), one column a superclass, 0 or 1.
+    """
+
+    segments: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.segments)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return no examples at all."""
+        return cls(torch.empty(0, len(LEADS), SEGMENT_SAMPLES), torch.empty(0, len(SUPERCLASSES)))
+
+    def __add__(self, other: Self) -> Self:
+        """Return both, one after the other."""
+        return type(self)(torch.cat([self.segments, other.segments]), torch.cat([self.labels, other.labels]))
 
 
 def device_for_training() -> torch.device:
@@ -40,7 +68,7 @@ def fit(
     steps: int,
     learning_rate: float,
     weight_decay: float,
-    after_step: Callable[[int, float], None] = lambda step, loss: None,
+    after_step: Callable[[int, float], None] | None = None,
 ) -> None:
     """Minimise with AdamW under a one-cycle schedule; bf16 autocast when the parameters are on a GPU.
 
@@ -64,12 +92,15 @@ def fit(
             loss = loss_of_step(step)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise LetheError(f"training diverged: the loss is {value} at step {step}; lower the learning rate")
+            raise LetheError(
+                f"training diverged: the loss is {value} at step {step}; lower the learning rate"
+            )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        after_step(step, value)
+        if after_step is not None:
+            after_step(step, value)
 
 
 @torch.inference_mode()
@@ -78,4 +109,4 @@ def apply(module: Callable[[Tensor], Tensor], inputs: Tensor, *, batch_size: int
 
     The module must be in evaluation mode. Batches keep the memory flat; 128 is where two cores are fastest.
     """
-    return torch.cat([module(part).float().cpu() for part in inputs.split(batch_size)])
+    return torch.cat([module(part).float().cpu() for part in torch.split(inputs, batch_size)])

@@ -1,0 +1,152 @@
+"""From the general model and a patient's segments to a personal model that stays good for others.
+
+Plain functions of models and tensors: a device brings its segments, an auditor its copies. Fine-tuning on one
+patient wrecks the model for everybody else, so the default profile trains the last block and the head only,
+holds the copy to the general model on public anchor segments, and rolls back when others lose too much.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.model import ResNet34
+from shared.settings import Personalisation, Task
+from shared.training import Examples, apply, fit, hits, task_loss
+
+PAPER_LEARNING_RATE_SCALE = 0.1  # the paper: "decreasing the learning rate to avoid overwriting"
+
+
+@dataclass(frozen=True)
+class Public:
+    """Public, consented corpus segments that travel to every device once a version.
+
+    Attributes:
+        anchor: hold a personal model to the general one.
+        gate: never trained on; measure what others lose.
+    """
+
+    anchor: Examples
+    gate: Examples
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A personal model and whether it may be used.
+
+    Attributes:
+        model: the copy, or the general model's weights when it was not accepted.
+        accepted: whether others lose no more than the budget.
+        reason: why not, else "".
+        others_general: accuracy of the general model on the gate segments.
+        others_personal: accuracy of the tuned copy on them, accepted or not.
+    """
+
+    model: ResNet34
+    accepted: bool
+    reason: str
+    others_general: float
+    others_personal: float
+
+
+def personalise(general: ResNet34, own: Examples, public: Public, settings: Personalisation) -> Personal:
+    """Fine-tune a copy of `general` on a patient's own segments.
+
+    The result depends on the arguments alone: the same segments give the same bytes on the same kind of CPU.
+
+    Args:
+        general: in evaluation mode; it is not changed.
+        own: the patient's training segments, millivolts.
+        public: anchor and gate of the general model's version.
+        settings: profile, steps, rates, budget, seed.
+
+    Returns:
+        The personal model, or the general one with the reason.
+    """
+    if len(own) == 0:
+        return Personal(
+            copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0
+        )
+    anchor = public.anchor if settings.profile == "default" else None
+    model = tune(copy.deepcopy(general), own, settings, steps=settings.steps, teacher=general, anchor=anchor)
+    before, after = accuracy(general, public.gate), accuracy(model, public.gate)
+    if before - after > settings.budget:
+        reason = (
+            f"others' accuracy would fall from {before:.3f} to {after:.3f}, more than {settings.budget:.3f}"
+        )
+        return Personal(copy.deepcopy(general), False, reason, before, after)
+    return Personal(model, True, "", before, after)
+
+
+def tune(
+    model: ResNet34,
+    examples: Examples,
+    settings: Personalisation,
+    *,
+    steps: int,
+    teacher: ResNet34 | None = None,
+    anchor: Examples | None = None,
+) -> ResNet34:
+    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it.
+
+    With a teacher and an anchor, the model is also held to the teacher's predictions on the anchor. Frozen
+    layers are evaluated once a segment, and BatchNorm keeps its statistics: seven segments of one patient
+    are no population.
+    """
+    whole = settings.profile == "paper"
+    trunk, tail = (_identity, model) if whole else (model.trunk, model.tail)
+    parameters = list(model.parameters()) if whole else model.tail_parameters()
+    rate = settings.learning_rate * (PAPER_LEARNING_RATE_SCALE if whole else 1.0)
+    generator = torch.Generator().manual_seed(settings.seed)
+    model.eval().requires_grad_(False)
+    own = apply(trunk, examples.segments)
+    theirs, target = torch.empty(0), torch.empty(0)
+    if teacher is not None and anchor is not None:
+        theirs, target = apply(trunk, anchor.segments), apply(teacher, anchor.segments)
+
+    def loss(_: int) -> Tensor:
+        mine, public = (_rows(len(x), settings.batch_size, generator) for x in (own, theirs))
+        logits = tail(torch.cat([own[mine], theirs[public]]) if len(public) else own[mine])
+        total = task_loss(logits[: len(mine)], examples.labels[mine], model.task)
+        if len(public):
+            total = total + settings.anchor_weight * distillation(
+                logits[len(mine) :], target[public], model.task
+            )
+        return total
+
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    fit(parameters, loss, steps=steps, learning_rate=rate, weight_decay=0.0)
+    return model.requires_grad_(True)
+
+
+def accuracy(model: ResNet34, examples: Examples) -> float:
+    """Return the share of segments that `model` gets right; 0 of 0 is not a number."""
+    if len(examples) == 0:
+        return float("nan")
+    return hits(apply(model, examples.segments), examples.labels, model.task).float().mean().item()
+
+
+def distillation(student: Tensor, teacher: Tensor, task: Task) -> Tensor:
+    """Return how far the student's predictions are from the teacher's: mean KL divergence in nats."""
+    if task == "single":
+        return F.kl_div(
+            student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
+        )
+    p = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(teacher, p, reduction="none")
+    return (cross - entropy).sum(dim=1).mean()
+
+
+def _identity(segments: Tensor) -> Tensor:
+    return segments
+
+
+def _rows(count: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Return all rows when they fit in a batch, else a random batch of them."""
+    if count <= batch_size:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:batch_size]

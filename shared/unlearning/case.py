@@ -1,0 +1,31 @@
+"""What every unlearning method is given."""
+
+from dataclasses import dataclass
+
+from shared.model import ResNet34
+from shared.personalisation import Public
+from shared.settings import Personalisation, Unlearning
+from shared.training import Examples
+
+
+@dataclass(frozen=True)
+class Case:
+    """One personal model that must forget; no method changes what is in here.
+
+    Attributes:
+        general: the model that never saw the patient.
+        personal: the model that must forget; `D` in the paper is what it was trained on.
+        retain: the patient's training segments that stay, L = D - S; may be empty.
+        forget: the segments to be forgotten, S.
+        public: anchor and gate; the anchor stands for the corpus's share of the retain set.
+        personalisation: how `personal` was made.
+        unlearning: how long to unlearn.
+    """
+
+    general: ResNet34
+    personal: ResNet34
+    retain: Examples
+    forget: Examples
+    public: Public
+    personalisation: Personalisation
+    unlearning: Unlearning
