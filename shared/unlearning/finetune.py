@@ -1,7 +1,7 @@
 """`finetune`: the paper's unlearning by fine-tuning on the retain set for a set number of epochs.
 
-Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set:
-the patient's kept segments together with the corpus's share, sent as the anchor. Guarantee: none.
+Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set, that
+is the patient's kept segments and the corpus's share, for which the anchor stands. Guarantee: none.
 Cost: about one personalisation.
 """
 
@@ -15,7 +15,4 @@ from shared.unlearning.case import Case
 def unlearn(case: Case) -> ResNet34:
     """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
     retain = case.retain + case.public.anchor
-    model = copy.deepcopy(case.personal)
-    return tune(
-        case.general, model, retain, case.public.anchor, case.personalisation, steps=case.unlearning.steps
-    )
+    return tune(copy.deepcopy(case.personal), retain, case.personalisation, steps=case.unlearning.steps)
