@@ -1,7 +1,7 @@
 """`finetune`: the paper's unlearning by fine-tuning on the retain set for a set number of epochs.
 
-Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set, that
-is the patient's kept segments and the corpus's share, for which the anchor stands. Guarantee: none.
+Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set,
+what the patient keeps and the corpus's share, for which the anchor stands. Guarantee: none.
 Cost: about one personalisation.
 """
 
