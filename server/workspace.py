@@ -1,0 +1,233 @@
+"""The folder the hospital works in: where each thing lies, one run at a time, and nothing half-made.
+
+What is inside the registry, the models or the feeds is for the modules that write them. This one imports no
+database, so that a command can refuse early.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from shared.errors import WorkspaceError
+from shared.files import flush_folder, write_atomically
+
+VERSION = 1
+MANIFEST = "workspace.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace that exists.
+
+    Attributes:
+        home: absolute path of the folder.
+    """
+
+    home: Path
+
+    @classmethod
+    def create(cls, home: Path, *, data: Path) -> Self:
+        """Make an empty workspace whose patients come from the folder `data`.
+
+        Raises:
+            WorkspaceError: there is something at `home` already, or it cannot be written.
+        """
+        home = _absolute(home)
+        _refuse_occupied(home)
+        return cls._fill(home, data=data)
+
+    @classmethod
+    @contextmanager
+    def building(cls, home: Path, *, data: Path) -> Iterator[Self]:
+        """Give a workspace beside `home` that moves there when the block ends well, and else disappears.
+
+        So an enrolment that fails or is interrupted leaves nothing under the final name. Close every file
+        inside it before the block ends, and use `Workspace.open(home)` afterwards.
+
+        Raises:
+            WorkspaceError: there is something at `home` already, or it cannot be written.
+        """
+        home = _absolute(home)
+        _refuse_occupied(home)
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{home.name}.", suffix=".partial", dir=home.parent))
+        except OSError as error:
+            raise _unwritable(home, error) from error
+        try:
+            yield cls._fill(beside, data=data)
+            _refuse_occupied(home)
+            _move(beside, home)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # gone already when the move succeeded
+
+    @classmethod
+    def open(cls, home: Path) -> Self:
+        """Return the workspace at `home`.
+
+        Raises:
+            WorkspaceError: there is none, it is damaged, or another version made it.
+        """
+        workspace = cls(_absolute(home))
+        _manifest(workspace.home)
+        return workspace
+
+    @classmethod
+    def _fill(cls, home: Path, *, data: Path) -> Self:
+        """Make the rooms, and last the manifest: a folder without it is no workspace."""
+        workspace = cls(home)
+        manifest = {"lethe_workspace": VERSION, "data": str(_absolute(data))}
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names patients
+            for folder in workspace.rooms:
+                folder.mkdir()
+            write_atomically(home / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        except OSError as error:
+            raise _unwritable(home, error) from error
+        return workspace
+
+    @property
+    def rooms(self) -> tuple[Path, ...]:
+        """Return the folders of a workspace."""
+        return (self.models, self.devices, self.feeds, self.reports, self.flower, self.cache)
+
+    @property
+    def data(self) -> Path:
+        """Return the data folder that the patients were enrolled from, absolute."""
+        return Path(_manifest(self.home)["data"])
+
+    @property
+    def registry_path(self) -> Path:
+        """Return the database of patients, consent, models and jobs."""
+        return self.home / "registry.db"
+
+    @property
+    def models(self) -> Path:
+        """Return the folder of general models, one folder a sha256."""
+        return self.home / "models"
+
+    @property
+    def devices(self) -> Path:
+        """Return where the simulated devices keep their private folders, one a slot."""
+        return self.home / "devices"
+
+    @property
+    def feeds(self) -> Path:
+        """Return the folder that says, a file a slot, what a simulated sensor records."""
+        return self.home / "feeds"
+
+    def feed(self, slot: int) -> Path:
+        """Return the feed of one slot."""
+        return self.feeds / f"{slot}.json"
+
+    @property
+    def reports(self) -> Path:
+        """Return the folder of HTML reports."""
+        return self.home / "reports"
+
+    @property
+    def flower(self) -> Path:
+        """Return FLWR_HOME of the SuperLink that a run owns."""
+        return self.home / "flower"
+
+    @property
+    def cache(self) -> Path:
+        """Return the server's signal cache."""
+        return self.home / "cache"
+
+    @contextmanager
+    def lock(self, purpose: str) -> Iterator[None]:
+        """Hold the workspace for one run; the lock dies with its process, however that ends.
+
+        Withdrawals do not take it: consent never waits for a run.
+
+        Raises:
+            WorkspaceError: another run holds it; says which process, for what and since when.
+        """
+        try:
+            file = (self.home / "run.lock").open("a+")
+        except OSError as error:
+            raise _unwritable(self.home, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkspaceError(self._in_use_by(file.name)) from None
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "since": since, "purpose": purpose}
+            # In place, since the lock belongs to this file and not to its name.
+            file.truncate(0)
+            file.write(json.dumps(holder))
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def _in_use_by(self, lock: str) -> str:
+        """Say who holds the lock, as far as the file tells."""
+        try:
+            holder = json.loads(Path(lock).read_text())
+            who = f"{holder['purpose']} (process {holder['pid']}, since {holder['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "another process"
+        return f"workspace {self.home} is in use by {who}; wait until it ends, or stop it and try again"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+def _unwritable(home: Path, error: OSError) -> WorkspaceError:
+    return WorkspaceError(
+        f"cannot write workspace {home}: {error.strerror or error}; free space or choose another --home"
+    )
+
+
+def _move(folder: Path, home: Path) -> None:
+    try:
+        folder.replace(home)
+        flush_folder(home.parent)
+    except OSError as error:
+        raise _unwritable(home, error) from error
+
+
+def _refuse_occupied(home: Path) -> None:
+    """Refuse a place where something is, so that no file of others is mixed with ours."""
+    if (home / MANIFEST).exists():
+        raise WorkspaceError(f"there is a workspace at {home} already; use it, or choose another --home")
+    if home.exists() and not (home.is_dir() and not any(home.iterdir())):
+        raise WorkspaceError(f"{home} exists and is not an empty folder; choose another --home")
+
+
+def _manifest(home: Path) -> Mapping[str, Any]:
+    """Return the checked content of the manifest."""
+    path = home / MANIFEST
+    try:
+        content: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WorkspaceError(
+            f"no workspace at {home} ({MANIFEST} is missing); `lethe init` makes one, --home names another"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{path} cannot be read ({error}); restore it from a backup: "
+            f'{{"lethe_workspace": {VERSION}, "data": "<data folder>"}}'
+        ) from error
+    version = content.get("lethe_workspace") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise WorkspaceError(
+            f"{path} is of workspace version {version!r}, this Lethe reads version {VERSION}; "
+            "use the Lethe that made it, or make a new workspace with `lethe init`"
+        )
+    if not isinstance(content.get("data"), str):
+        raise WorkspaceError(f'{path} names no data folder; add "data": "<data folder>"')
+    return dict(content)
