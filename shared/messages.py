@@ -4,7 +4,7 @@ Every payload is a frozen dataclass, sent as JSON and checked field by field whe
 segments travel beside it as bytes. No waveform of a patient with a device is ever part of an answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -204,7 +204,7 @@ class UnlearnReply:
 
 
 @cache
-def _adapter(kind: type[Payload]) -> TypeAdapter[Payload]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -227,11 +227,10 @@ def read(kind: type[Payload], message: Message) -> Payload:
         text = message.content.config_records["payload"]["json"]
         if not isinstance(text, bytes):
             raise DataError(f"the payload is {type(text).__name__}, expected bytes")
-        return _adapter(kind).validate_json(text, strict=True)
+        payload: Payload = _adapter(kind).validate_json(text, strict=True)
     except (KeyError, ValidationError) as error:
-        raise DataError(
-            f"message {message.metadata.message_type} is not a {kind.__name__}: {error}"
-        ) from error
+        raise DataError(f"message {message.metadata.message_type} is not a {kind.__name__}: {error}") from error
+    return payload
 
 
 def blobs(message: Message) -> dict[str, bytes]:

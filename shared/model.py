@@ -37,9 +37,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm1d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(F(x) + shortcut(x))."""
@@ -60,9 +58,7 @@ class ResNet34(nn.Module):
         super().__init__()
         self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
         self.register_buffer("lead_sd", torch.ones(len(LEADS)))
-        self.stem = nn.Sequential(
-            nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width)
-        )
+        self.stem = nn.Sequential(nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width))
         channels = [width * 2**stage for stage in range(len(DEPTHS))]
         blocks = []
         for stage, (outputs, depth) in enumerate(zip(channels, DEPTHS, strict=True)):
@@ -144,7 +140,5 @@ def load(path: Path) -> ResNet34:
             model = ResNet34(about["width"], task=about["task"], smoothing_ms=about["smoothing_ms"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{path} is not a model file of Lethe ({error}); train again or restore it"
-        ) from error
+        raise DataError(f"{path} is not a model file of Lethe ({error}); train again or restore it") from error
     return model.eval()

@@ -67,9 +67,7 @@ def fill(template: bytes, model: ResNet34, *, metadata: dict[str, str]) -> bytes
     try:
         graph.ParseFromString(template)
     except Exception as error:
-        raise DataError(
-            f"the ONNX template is damaged ({error}); it comes again with the next run"
-        ) from error
+        raise DataError(f"the ONNX template is damaged ({error}); it comes again with the next run") from error
     weights = model.state_dict()
     for tensor in graph.graph.initializer:
         weight = weights.get(tensor.name.removeprefix(_PREFIX))

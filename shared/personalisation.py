@@ -6,30 +6,22 @@ holds the copy to the general model on public anchor segments, and rolls back wh
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared.model import ResNet34
+from shared.package import Public
 from shared.settings import Personalisation, Task
-from shared.training import Examples, apply, fit, hits, task_loss
+from shared.training import Examples, apply, fit, hits, join, task_loss
+
+SplitKind = Literal["record", "time", "none"]
 
 PAPER_LEARNING_RATE_SCALE = 0.1  # the paper: "decreasing the learning rate to avoid overwriting"
-
-
-@dataclass(frozen=True)
-class Public:
-    """Public, consented corpus segments that travel to every device once a version.
-
-    Attributes:
-        anchor: hold a personal model to the general one.
-        gate: never trained on; measure what others lose.
-    """
-
-    anchor: Examples
-    gate: Examples
 
 
 @dataclass(frozen=True)
@@ -66,16 +58,12 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
         The personal model, or the general one with the reason.
     """
     if len(own) == 0:
-        return Personal(
-            copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0
-        )
+        return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0)
     anchor = public.anchor if settings.profile == "default" else None
     model = tune(copy.deepcopy(general), own, settings, steps=settings.steps, teacher=general, anchor=anchor)
     before, after = accuracy(general, public.gate), accuracy(model, public.gate)
     if before - after > settings.budget:
-        reason = (
-            f"others' accuracy would fall from {before:.3f} to {after:.3f}, more than {settings.budget:.3f}"
-        )
+        reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, more than {settings.budget:.3f}"
         return Personal(copy.deepcopy(general), False, reason, before, after)
     return Personal(model, True, "", before, after)
 
@@ -111,15 +99,36 @@ def tune(
         logits = tail(torch.cat([own[mine], theirs[public]]) if len(public) else own[mine])
         total = task_loss(logits[: len(mine)], examples.labels[mine], model.task)
         if len(public):
-            total = total + settings.anchor_weight * distillation(
-                logits[len(mine) :], target[public], model.task
-            )
+            total = total + settings.anchor_weight * distillation(logits[len(mine) :], target[public], model.task)
         return total
 
     for parameter in parameters:
         parameter.requires_grad_(True)
     fit(parameters, loss, steps=steps, learning_rate=rate, weight_decay=0.0)
     return model.requires_grad_(True)
+
+
+def split_own(recordings: Sequence[Examples], held_out: float) -> tuple[Examples, Examples, SplitKind]:
+    """Split a patient's recordings, oldest first, into segments to train on and segments held out.
+
+    With several recordings the newest ones are held out, because their neighbours in time would give the
+    answer away; with one recording its last segments are.
+
+    Args:
+        recordings: the segments of each record, oldest record first.
+        held_out: the share to hold out, at least one record or segment and never all.
+
+    Returns:
+        Training examples, held-out examples, and "record", "time" or "none".
+    """
+    if not recordings:
+        return Examples.empty(), Examples.empty(), "none"
+    if len(recordings) > 1:
+        cut = len(recordings) - max(1, int(len(recordings) * held_out))
+        return join(recordings[:cut]), join(recordings[cut:]), "record"
+    (only,) = recordings
+    cut = len(only) - max(1, round(len(only) * held_out))
+    return only[:cut], only[cut:], "time"
 
 
 def accuracy(model: ResNet34, examples: Examples) -> float:
@@ -132,9 +141,7 @@ def accuracy(model: ResNet34, examples: Examples) -> float:
 def distillation(student: Tensor, teacher: Tensor, task: Task) -> Tensor:
     """Return how far the student's predictions are from the teacher's: mean KL divergence in nats."""
     if task == "single":
-        return F.kl_div(
-            student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
-        )
+        return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
     p = teacher.sigmoid()
     cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
     entropy = F.binary_cross_entropy_with_logits(teacher, p, reduction="none")

@@ -64,10 +64,7 @@ def probe(
         attacked = perturb(examples.segments, direction, epsilon_sd=epsilon, lead_sd=general.lead_sd)
         for model, rows in zip(models, found, strict=True):
             logits = apply(model, attacked)
-            rows.append(
-                (hits(logits, examples.labels, model.task), margin(logits, examples.labels, model.task))
-            )
+            rows.append((hits(logits, examples.labels, model.task), margin(logits, examples.labels, model.task)))
     return [
-        Measured(torch.stack([h for h, _ in rows]).numpy(), torch.stack([m for _, m in rows]).numpy())
-        for rows in found
+        Measured(torch.stack([h for h, _ in rows]).numpy(), torch.stack([m for _, m in rows]).numpy()) for rows in found
     ]

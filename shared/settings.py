@@ -41,7 +41,8 @@ class General:
     epochs: int = 12  # an epoch sees ten 1 s crops of every record
     batch_size: int = 128
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
-    weight_decay: float = 1e-2
+    weight_decay: float = 5e-2
+    mixup: float = 0.3  # parameter of the beta distribution that blends pairs of crops; 0 leaves it out
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
     seed: int = 0
@@ -55,7 +56,8 @@ class Personalisation:
     steps: int = 30
     batch_size: int = 32  # own segments a step, at most
     learning_rate: float = 1e-3
-    anchor_segments: int = 128  # public corpus segments sent to every device once a version
+    anchor_segments: int = 128  # public corpus segments, trained on by the general model, to hold a copy to it
+    gate_segments: int = 128  # public corpus segments no model is trained on, to measure what others lose
     anchor_weight: float = 4.0  # of the distillation term
     budget: float = 0.02  # others' accuracy may fall by this much before the device rolls back
     held_out: float = 0.3  # of the segments, when a device has one record and splits by time
@@ -76,7 +78,7 @@ class Probe:
     """The paper's FGSM probe (equations 1 and 5 to 8)."""
 
     epsilons_sd: str = "0,0.01,0.02,0.05,0.1,0.2"  # in standard deviations of each lead
-    control_segments: int = 60
+    control_segments: int = 120  # of patients whom no model ever sees
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,7 @@ class Settings:
 
     def flat(self) -> dict[str, Value]:
         """Return `{"general.width": 16, ...}`."""
-        return {
-            f"{group}.{name}": value for group, part in asdict(self).items() for name, value in part.items()
-        }
+        return {f"{group}.{name}": value for group, part in asdict(self).items() for name, value in part.items()}
 
     def with_values(self, values: Mapping[str, object]) -> Self:
         """Return a copy with `{"general.width": 64}` replaced.
@@ -105,9 +105,7 @@ class Settings:
         for key, value in values.items():
             group, _, name = key.partition(".")
             if group not in groups or name not in get_type_hints(type(groups[group])):
-                raise UsageError(
-                    f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}"
-                )
+                raise UsageError(f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}")
             groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
         return type(self)(**groups)
 

@@ -4,7 +4,7 @@ What to learn from (corpus crops, a patient's segments, cached features, an anch
 over a function from the step to a loss.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -37,9 +37,15 @@ class Examples:
         """Return no examples at all."""
         return cls(torch.empty(0, len(LEADS), SEGMENT_SAMPLES), torch.empty(0, len(SUPERCLASSES)))
 
-    def __add__(self, other: Self) -> Self:
-        """Return both, one after the other."""
-        return type(self)(torch.cat([self.segments, other.segments]), torch.cat([self.labels, other.labels]))
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """Return some of them."""
+        return type(self)(self.segments[rows], self.labels[rows])
+
+
+def join(parts: Sequence[Examples]) -> Examples:
+    """Return all examples, one part after the other."""
+    whole = [Examples.empty(), *parts]
+    return Examples(torch.cat([part.segments for part in whole]), torch.cat([part.labels for part in whole]))
 
 
 def device_for_training() -> torch.device:
@@ -92,9 +98,7 @@ def fit(
             loss = loss_of_step(step)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise LetheError(
-                f"training diverged: the loss is {value} at step {step}; lower the learning rate"
-            )
+            raise LetheError(f"training diverged: the loss is {value} at step {step}; lower the learning rate")
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared.model import ResNet34
-from shared.personalisation import Public
+from shared.package import Public
 from shared.settings import Personalisation, Unlearning
 from shared.training import Examples
 

@@ -9,10 +9,11 @@ import copy
 
 from shared.model import ResNet34
 from shared.personalisation import tune
+from shared.training import join
 from shared.unlearning.case import Case
 
 
 def unlearn(case: Case) -> ResNet34:
     """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
-    retain = case.retain + case.public.anchor
+    retain = join([case.retain, case.public.anchor])
     return tune(copy.deepcopy(case.personal), retain, case.personalisation, steps=case.unlearning.steps)

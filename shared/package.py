@@ -1,0 +1,113 @@
+"""One version of the general model as it is published: weights, ONNX template, public segments.
+
+The server keeps it in `models/<digest>/`, every device in `general/<digest>/`; it travels once a version.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+
+from shared.errors import DataError
+from shared.files import write_atomically
+from shared.model import ResNet34, digest, load
+from shared.training import Examples
+
+MODEL, TEMPLATE, PUBLIC = "model.safetensors", "template.onnx", "public.safetensors"
+
+
+@dataclass(frozen=True)
+class Public:
+    """Public, consented segments that travel to every device once a version.
+
+    Attributes:
+        anchor: of corpus patients whom the general model trained on; they hold a copy to it.
+        gate: of corpus patients held out from training; they measure what others lose by a copy.
+        control: of patients whom no model ever sees; they only report.
+    """
+
+    anchor: Examples
+    gate: Examples
+    control: Examples
+
+    def to_bytes(self) -> bytes:
+        """Return all three as a safetensors file."""
+        parts = {"anchor": self.anchor, "gate": self.gate, "control": self.control}
+        tensors = {f"{name}.segments": part.segments.contiguous() for name, part in parts.items()}
+        tensors |= {f"{name}.labels": part.labels.contiguous() for name, part in parts.items()}
+        return save(tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DataError: the bytes are damaged.
+        """
+        try:
+            found = load_tensors(data)
+            parts = [Examples(found[f"{n}.segments"], found[f"{n}.labels"]) for n in ("anchor", "gate", "control")]
+        except (SafetensorError, KeyError) as error:
+            raise DataError(f"the public segments are damaged ({error}); they come again with the model") from error
+        return cls(*parts)
+
+
+@dataclass(frozen=True)
+class Package:
+    """The bytes of one version."""
+
+    model: bytes
+    template: bytes
+    public: bytes
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the weights' file; it names the version."""
+        return digest(self.model)
+
+    def blobs(self) -> dict[str, bytes]:
+        """Return the parts by their file names."""
+        return {MODEL: self.model, TEMPLATE: self.template, PUBLIC: self.public}
+
+    @classmethod
+    def from_blobs(cls, blobs: Mapping[str, bytes], *, expected: str) -> Self:
+        """Return the package that `blobs` holds.
+
+        Raises:
+            DataError: a part is missing, or the weights are not those of the expected digest.
+        """
+        missing = [name for name in (MODEL, TEMPLATE, PUBLIC) if name not in blobs]
+        if missing:
+            raise DataError(f"a general model came without {', '.join(missing)}")
+        package = cls(blobs[MODEL], blobs[TEMPLATE], blobs[PUBLIC])
+        if package.digest != expected:
+            raise DataError(f"a general model has digest {package.digest}, expected {expected}; it is refused")
+        return package
+
+    def save(self, folder: Path) -> None:
+        """Write the parts into `folder`, the weights last: where they are, all is there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (TEMPLATE, PUBLIC, MODEL):
+            write_atomically(folder / name, self.blobs()[name])
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read a saved package.
+
+        Raises:
+            DataError: a file is missing, or the weights are not those that the folder is named after.
+        """
+        try:
+            blobs = {name: (folder / name).read_bytes() for name in (MODEL, TEMPLATE, PUBLIC)}
+        except OSError as error:
+            raise DataError(f"the general model in {folder} is incomplete ({error}); train again") from error
+        return cls.from_blobs(blobs, expected=folder.name)
+
+
+def load_general(folder: Path) -> tuple[ResNet34, Public]:
+    """Return the model and the public segments of a saved package."""
+    return load(folder / MODEL), Public.from_bytes((folder / PUBLIC).read_bytes())
