@@ -4,9 +4,8 @@ Every payload is a frozen dataclass, sent as JSON and checked field by field whe
 segments travel beside it as bytes. No waveform of a patient with a device is ever part of an answer.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -99,6 +98,7 @@ class ProbeRequest:
     """Run the paper's probe on the device's own and on the public control segments."""
 
     run: str
+    held_out: float
     epsilons_sd: tuple[float, ...]
 
 
@@ -163,7 +163,8 @@ class Accuracies:
 class MethodOutcome:
     """What one unlearning method did to one personal model.
 
-    The groups compare the general model with the personal one (before) and with the unlearned one (after).
+    The groups "forgotten", "held_out" and "control" compare the general model with the personal one (before)
+    and with the unlearned one (after).
     """
 
     method: str
@@ -172,8 +173,8 @@ class MethodOutcome:
     seconds: float
     own: Accuracies
     others: Accuracies
-    before: Mapping[str, GroupMargins]
-    later: Mapping[str, GroupMargins]
+    before_groups: Mapping[str, GroupMargins]
+    after_groups: Mapping[str, GroupMargins]
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,9 @@ class UnlearnReply:
     unlearned_at: str = ""
 
 
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def write(payload: object, *, blobs: Mapping[str, bytes] | None = None) -> RecordDict:
     """Return the Flower content that carries a payload and bytes beside it."""
-    text: bytes = _adapter(type(payload)).dump_json(payload)
+    text: bytes = TypeAdapter(type(payload)).dump_json(payload)
     content: dict[str, Any] = {"payload": ConfigRecord({"json": text})}
     if blobs:
         content["blobs"] = ConfigRecord(dict(blobs))
@@ -227,7 +223,7 @@ def read(kind: type[Payload], message: Message) -> Payload:
         text = message.content.config_records["payload"]["json"]
         if not isinstance(text, bytes):
             raise DataError(f"the payload is {type(text).__name__}, expected bytes")
-        payload: Payload = _adapter(kind).validate_json(text, strict=True)
+        payload: Payload = TypeAdapter(kind).validate_json(text, strict=True)
     except (KeyError, ValidationError) as error:
         raise DataError(f"message {message.metadata.message_type} is not a {kind.__name__}: {error}") from error
     return payload

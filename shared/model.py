@@ -16,14 +16,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from shared.errors import DataError
-from shared.settings import LEADS, SAMPLING_HZ, SUPERCLASSES, General, Task
+from shared.settings import LEADS, SUPERCLASSES, General, Task
+from shared.signals import odd_window
 
 DEPTHS = (3, 4, 6, 3)  # residual blocks a stage: 2 * 16 convolutions + stem + head = 34 layers
-
-
-def odd_window(window_ms: float, *, hz: int = SAMPLING_HZ) -> int:
-    """Return the number of samples of a centred window: at least `window_ms`, and odd."""
-    return max(1, round(window_ms * hz / 1000)) // 2 * 2 + 1
 
 
 class Block(nn.Module):

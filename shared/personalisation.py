@@ -17,7 +17,7 @@ from torch import Tensor
 from shared.model import ResNet34
 from shared.package import Public
 from shared.settings import Personalisation, Task
-from shared.training import Examples, apply, fit, hits, join, task_loss
+from shared.training import Examples, apply, fit, hits, task_loss
 
 SplitKind = Literal["record", "time", "none"]
 
@@ -108,27 +108,26 @@ def tune(
     return model.requires_grad_(True)
 
 
-def split_own(recordings: Sequence[Examples], held_out: float) -> tuple[Examples, Examples, SplitKind]:
-    """Split a patient's recordings, oldest first, into segments to train on and segments held out.
+def held_out_mask(sizes: Sequence[int], share: float) -> tuple[Tensor, SplitKind]:
+    """Choose which of a patient's segments are held out.
 
-    With several recordings the newest ones are held out, because their neighbours in time would give the
-    answer away; with one recording its last segments are.
+    With several records the newest ones are, because a segment's neighbours in time would give the answer
+    away; with one record its last segments are.
 
     Args:
-        recordings: the segments of each record, oldest record first.
-        held_out: the share to hold out, at least one record or segment and never all.
+        sizes: segments a record, oldest record first.
+        share: of records or segments to hold out; at least one is, and never all.
 
     Returns:
-        Training examples, held-out examples, and "record", "time" or "none".
+        Booleans (sum(sizes),), and "record", "time" or "none".
     """
-    if not recordings:
-        return Examples.empty(), Examples.empty(), "none"
-    if len(recordings) > 1:
-        cut = len(recordings) - max(1, int(len(recordings) * held_out))
-        return join(recordings[:cut]), join(recordings[cut:]), "record"
-    (only,) = recordings
-    cut = len(only) - max(1, round(len(only) * held_out))
-    return only[:cut], only[cut:], "time"
+    total = sum(sizes)
+    if len(sizes) > 1:
+        newest = sizes[len(sizes) - max(1, int(len(sizes) * share)) :]
+        return torch.arange(total) >= total - sum(newest), "record"
+    if total > 1:
+        return torch.arange(total) >= total - min(total - 1, max(1, round(total * share))), "time"
+    return torch.zeros(total, dtype=torch.bool), "none"
 
 
 def accuracy(model: ResNet34, examples: Examples) -> float:

@@ -4,7 +4,8 @@ What to learn from (corpus crops, a patient's segments, cached features, an anch
 over a function from the step to a loss.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,6 +52,17 @@ def join(parts: Sequence[Examples]) -> Examples:
 def device_for_training() -> torch.device:
     """Return the GPU when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: what a wearable has, and sums come out the same on any number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def task_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

@@ -1,0 +1,96 @@
+"""The wearable's Flower ClientApp: one short handler a message type, each: load, act, reply.
+
+What is done stands in `client/device.py` and `client/forgetting.py`. An expected refusal is an answer with a
+status, not an exception.
+"""
+
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.device import make_personal, measure
+from client.forgetting import forget
+from client.sensor import Feed
+from client.store import Store
+from shared.errors import DataError, LetheError
+from shared.messages import (
+    Identity,
+    PersonaliseReply,
+    PersonaliseRequest,
+    ProbeReply,
+    ProbeRequest,
+    UnlearnReply,
+    UnlearnRequest,
+    blobs,
+    read,
+    write,
+)
+from shared.training import one_thread
+from shared.version import code_version
+
+app = ClientApp()
+
+
+@app.query("whoami")
+def whoami(message: Message, context: Context) -> Message:
+    """Tell slot, pseudonym, digests and code."""
+    slot, state = _slot(context), _store(context).state
+    identity = Identity(slot, _feed(context).pseudonym, state.general, state.model, code_version())
+    return Message(write(identity), reply_to=message)
+
+
+@app.train("personalise")
+def personalise(message: Message, context: Context) -> Message:
+    """Make the personal model and its ONNX file."""
+    slot = _slot(context)
+    try:
+        request = read(PersonaliseRequest, message)
+        with one_thread():
+            reply = make_personal(_store(context), _feed(context), request, slot=slot, blobs=blobs(message))
+    except (LetheError, OSError) as error:
+        reply = PersonaliseReply(slot, "refused", str(error))
+    return Message(write(reply), reply_to=message)
+
+
+@app.query("probe")
+def probe(message: Message, context: Context) -> Message:
+    """Measure the models under attack on the device's own and on public segments."""
+    slot = _slot(context)
+    try:
+        with one_thread():
+            reply = measure(_store(context), read(ProbeRequest, message), slot=slot)
+    except (LetheError, OSError) as error:
+        reply = ProbeReply(slot, "refused", str(error))
+    return Message(write(reply), reply_to=message)
+
+
+@app.train("unlearn")
+def unlearn(message: Message, context: Context) -> Message:
+    """Forget what the request names, and answer with what changed."""
+    slot, request = _slot(context), read(UnlearnRequest, message)
+    try:
+        with one_thread():
+            reply = forget(_store(context), request, slot=slot)
+    except (LetheError, OSError) as error:
+        reply = UnlearnReply(request.job, slot, "refused", str(error))
+    return Message(write(reply), reply_to=message)
+
+
+def _slot(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _home(context: Context) -> Path:
+    home = Path(str(context.run_config["home"]))
+    if not home.is_absolute():
+        raise DataError(f"the run's home is {str(home)!r}, expected the absolute path of a workspace")
+    return home
+
+
+def _store(context: Context) -> Store:
+    return Store(_home(context) / "devices" / str(_slot(context)))
+
+
+def _feed(context: Context) -> Feed:
+    return Feed.open(_home(context) / "feeds" / f"{_slot(context)}.json")

@@ -1,0 +1,171 @@
+"""What a device does when it is asked for its personal model or to measure itself.
+
+Each function takes the device's store and a request and returns the answer; `client/app.py` carries them over
+Flower, and `client/forgetting.py` is about withdrawals.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from client.export import export, largest_difference
+from client.sensor import Feed, Recording
+from client.store import Change, State, Store, examples, recipe
+from shared.messages import GroupMargins, PersonaliseReply, PersonaliseRequest, ProbeReply, ProbeRequest
+from shared.model import ResNet34, digest, load, to_bytes
+from shared.package import TEMPLATE, Package, Public, load_general
+from shared.personalisation import SplitKind, accuracy, held_out_mask, personalise
+from shared.probing import Measured, probe
+from shared.training import Examples, join
+
+
+@dataclass(frozen=True)
+class Own:
+    """A patient's segments, oldest record first, and which of them are held out.
+
+    Attributes:
+        all: N segments.
+        owner: (N,) id of the record that each segment is from.
+        held: (N,) booleans.
+        kind: how the split was made.
+    """
+
+    all: Examples
+    owner: npt.NDArray[np.str_]
+    held: Tensor
+    kind: SplitKind
+
+    @classmethod
+    def of(cls, recordings: Sequence[Recording], *, held_out: float) -> Self:
+        """Join and split recordings; `held_out` is the share to hold out."""
+        sizes = [len(recording.segments) for recording in recordings]
+        held, kind = held_out_mask(sizes, held_out)
+        owner = np.repeat(np.array([recording.id for recording in recordings], dtype=np.str_), sizes)
+        return cls(join([examples(recording) for recording in recordings]), owner, held, kind)
+
+    @property
+    def training(self) -> Examples:
+        """Return the segments that a personal model learns from."""
+        return self.all[~self.held]
+
+    @property
+    def held_out(self) -> Examples:
+        """Return the segments that it never learns from."""
+        return self.all[self.held]
+
+
+def make_personal(
+    store: Store, feed: Feed, request: PersonaliseRequest, *, slot: int, blobs: Mapping[str, bytes]
+) -> PersonaliseReply:
+    """Bring recordings and general model up to date and make the personal model, unless it is there already."""
+    if blobs:
+        store.install(Package.from_blobs(blobs, expected=request.general))
+    if not store.has_general(request.general):
+        return PersonaliseReply(slot, "refused", f"general model {request.general[:12]} is not on the device")
+    left_out = _synchronise(store, feed, request.records)
+    recordings = store.recordings()
+    if not recordings:
+        return PersonaliseReply(slot, "refused", "no usable record to learn from", left_out=left_out)
+    began = time.perf_counter()
+    general, public = load_general(store.general_folder(request.general))
+    own = Own.of(recordings, held_out=request.settings.held_out)
+    wanted = recipe(request.general, recordings, request.settings)
+    if store.state.recipe != wanted:
+        made = personalise(general, own.training, public, request.settings)
+        state = State(general=request.general, recipe=wanted, reason=made.reason)
+        store.apply(change_to(store, made.model, state, check=own.all.segments))
+    seconds = time.perf_counter() - began
+    return _describe(store, general, public, own, slot=slot, left_out=left_out, seconds=seconds)
+
+
+def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
+    """Run the paper's probe on member, held-out and control segments."""
+    state = store.state
+    if not state.model:
+        return ProbeReply(slot, "refused", "there is no model on the device")
+    general, public = load_general(store.general_folder(state.general))
+    personal = load(store.model_path)
+    own = Own.of(store.recordings(), held_out=request.held_out)
+
+    def group(segments: Examples) -> GroupMargins:
+        first, second = probe(general, [general, personal], segments, epsilons_sd=request.epsilons_sd)
+        return compare(first, second)
+
+    return ProbeReply(
+        slot, "ok", member=group(own.training), held_out=group(own.held_out), control=group(public.control)
+    )
+
+
+def change_to(store: Store, model: ResNet34, state: State, *, check: Tensor) -> Change:
+    """Return the change that puts `model` in use, its ONNX file checked on the segments `check`.
+
+    `state` says where the model comes from; the digests of what is written are added here.
+    """
+    template = (store.general_folder(state.general) / TEMPLATE).read_bytes()
+    bundle = export(model, template, general=state.general, check=check)
+    data = to_bytes(model)
+    written = State(state.general, digest(data), bundle.digest, state.recipe, state.reason)
+    return Change(written, data, bundle.data)
+
+
+def compare(general: Measured, personal: Measured) -> GroupMargins:
+    """Return two measurements of the same segments as they are sent."""
+    return GroupMargins(
+        general_hits=tuple(map(tuple, general.hits.astype(int).tolist())),
+        personal_hits=tuple(map(tuple, personal.hits.astype(int).tolist())),
+        general_margins=tuple(map(tuple, general.margins.astype(float).tolist())),
+        personal_margins=tuple(map(tuple, personal.margins.astype(float).tolist())),
+    )
+
+
+def accuracy_or_none(model: ResNet34, segments: Examples) -> float | None:
+    """Return the accuracy, or None where there is nothing to measure on."""
+    return accuracy(model, segments) if len(segments) else None
+
+
+def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[str]:
+    """Record what is consented to and missing, erase what is not consented to; say what could not be used."""
+    here = set(store.record_ids())
+    store.erase(here - set(consented))
+    recordings, left_out = feed.record(set(consented) - here)
+    store.add(recordings)
+    return left_out
+
+
+def _describe(
+    store: Store,
+    general: ResNet34,
+    public: Public,
+    own: Own,
+    *,
+    slot: int,
+    left_out: Mapping[str, int],
+    seconds: float,
+) -> PersonaliseReply:
+    """Measure the model in use, as torch and as ONNX, beside the general one."""
+    state, personal = store.state, load(store.model_path)
+    return PersonaliseReply(
+        slot=slot,
+        status="ok",
+        reason=state.reason,
+        personal=state.model,
+        bundle=state.bundle,
+        accepted=not state.reason,
+        records=len(set(own.owner.tolist())),
+        train_segments=len(own.training),
+        held_out_segments=len(own.held_out),
+        split=own.kind,
+        own_general=accuracy_or_none(general, own.held_out),
+        own_personal=accuracy_or_none(personal, own.held_out),
+        others_general=accuracy_or_none(general, public.control),
+        others_personal=accuracy_or_none(personal, public.control),
+        left_out=dict(left_out),
+        parity=largest_difference(store.bundle_path.read_bytes(), personal, own.all.segments),
+        seconds=seconds,
+    )

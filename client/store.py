@@ -1,0 +1,215 @@
+"""The device's private folder: recordings, the general model's package, the model in use, its ONNX bundle.
+
+    devices/<slot>/
+      recordings/<record>.npz      segments and labels; they never leave this folder
+      general/<digest>/            the package of one general model
+      model.safetensors            the model in use: personal, or the general model's bytes
+      bundle.onnx                  the same model as ONNX
+      state.json                   digests, and which personal model was made of what
+      answers/<job>.json           what was answered to an unlearning job
+      staged.json                  a change that is decided and being carried out
+
+A change is staged, decided by one rename and then carried out; whoever opens the folder after a crash first
+carries out what was decided. Files are replaced atomically and flushed.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.sensor import Recording
+from shared.errors import DataError
+from shared.files import flush_folder, write_atomically
+from shared.package import MODEL, Package
+from shared.training import Examples
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class State:
+    """Digests of what is in use.
+
+    Attributes:
+        general, model, bundle: digests; `model` equals `general` when the general model is served.
+        recipe: digest of all that the model was made of, "" for none.
+        reason: why a personal copy was not accepted, else "".
+    """
+
+    general: str = ""
+    model: str = ""
+    bundle: str = ""
+    recipe: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What replaces the model in use, and what goes.
+
+    Attributes:
+        state: the state afterwards.
+        model, bundle: the bytes of the new files.
+        erase: ids of recordings to erase.
+        answer: name and text of an answer to keep, so that a repeated request gets it again.
+    """
+
+    state: State
+    model: bytes
+    bundle: bytes
+    erase: tuple[str, ...] = ()
+    answer: tuple[str, str] | None = None
+
+
+class Store:
+    """The folder of one device."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, make it if it is not there, and finish what a crash left decided."""
+        self.folder = folder
+        for name in ("recordings", "general", "answers"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for stray in folder.rglob(".*.*"):  # temporary files of a process that was killed while writing
+            stray.unlink()
+        self._finish()
+
+    @property
+    def state(self) -> State:
+        """Return what is in use."""
+        path = self.folder / "state.json"
+        if not path.exists():
+            return State()
+        try:
+            return State(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}); remove the device's folder and run again") from error
+
+    @property
+    def model_path(self) -> Path:
+        """Return the file of the model in use."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def bundle_path(self) -> Path:
+        """Return its ONNX file."""
+        return self.folder / "bundle.onnx"
+
+    def general_folder(self, digest: str) -> Path:
+        """Return the folder of a general model's package."""
+        return self.folder / "general" / _safe(digest)
+
+    def has_general(self, digest: str) -> bool:
+        """Return whether the package of a general model is here, whole."""
+        return (self.general_folder(digest) / MODEL).exists()
+
+    def install(self, package: Package) -> None:
+        """Keep a general model's package and drop the older ones."""
+        package.save(self.general_folder(package.digest))
+        for folder in (self.folder / "general").iterdir():
+            if folder.name != package.digest:
+                _remove(folder.iterdir())
+                folder.rmdir()
+
+    def record_ids(self) -> tuple[str, ...]:
+        """Return the ids of the recordings that are here."""
+        return tuple(sorted(path.stem for path in (self.folder / "recordings").glob("*.npz")))
+
+    def add(self, recordings: Iterable[Recording]) -> None:
+        """Keep new recordings."""
+        for recording in recordings:
+            buffer = io.BytesIO()
+            np.savez(
+                buffer,
+                recorded_at=np.array(recording.recorded_at),
+                segments=recording.segments,
+                labels=recording.labels,
+            )
+            write_atomically(self._recording(recording.id), buffer.getvalue())
+
+    def recordings(self) -> list[Recording]:
+        """Return the recordings that are here, oldest first."""
+        found = []
+        for record in self.record_ids():
+            with np.load(self._recording(record), allow_pickle=False) as data:
+                found.append(Recording(record, str(data["recorded_at"]), data["segments"], data["labels"]))
+        return sorted(found, key=lambda recording: (recording.recorded_at, recording.id))
+
+    def erase(self, records: Iterable[str]) -> None:
+        """Remove recordings for good."""
+        _remove(self._recording(record) for record in records)
+
+    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Return the size in bytes of each file that exists of `names`, by name within the folder."""
+        paths = {name: self.folder / name for name in names}
+        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
+    def answer(self, job: str) -> str | None:
+        """Return what was answered to a job, if it was."""
+        path = self.folder / "answers" / f"{_safe(job)}.json"
+        return path.read_text() if path.exists() else None
+
+    def apply(self, change: Change) -> None:
+        """Replace the model in use and erase, all or nothing, durable when this returns."""
+        write_atomically(self.folder / "staged.safetensors", change.model)
+        write_atomically(self.folder / "staged.onnx", change.bundle)
+        decided = {"state": asdict(change.state), "erase": change.erase, "answer": change.answer}
+        write_atomically(self.folder / "staged.json", json.dumps(decided).encode())
+        self._finish()
+
+    def _finish(self) -> None:
+        """Carry out what was decided; doing it twice is doing it once."""
+        staged = self.folder / "staged.json"
+        if not staged.exists():
+            _remove(self.folder.glob("staged.*"))
+            return
+        decided = json.loads(staged.read_text())
+        for name, final in (("staged.safetensors", self.model_path.name), ("staged.onnx", self.bundle_path.name)):
+            if (self.folder / name).exists():
+                (self.folder / name).replace(self.folder / final)
+        self.erase(decided["erase"])
+        if decided["answer"] is not None:
+            job, text = decided["answer"]
+            write_atomically(self.folder / "answers" / f"{_safe(job)}.json", text.encode())
+        write_atomically(self.folder / "state.json", json.dumps(decided["state"]).encode())
+        _remove([staged])
+
+    def _recording(self, record: str) -> Path:
+        return self.folder / "recordings" / f"{_safe(record)}.npz"
+
+
+def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:
+    """Return a digest of everything a personal model depends on."""
+    digest = hashlib.sha256(f"{general}{settings!r}".encode())
+    for recording in recordings:
+        digest.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
+    return digest.hexdigest()
+
+
+def examples(recording: Recording) -> Examples:
+    """Return a recording's segments with its labels beside each."""
+    labels = np.repeat(recording.labels[None], len(recording.segments), axis=0)
+    return Examples(torch.from_numpy(np.ascontiguousarray(recording.segments)), torch.from_numpy(labels))
+
+
+def _safe(name: str) -> str:
+    """Return `name` if it can only name a file in its own folder."""
+    if not _NAME.fullmatch(name):
+        raise DataError(f"{name!r} cannot name a file, expected letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Unlink files and make that durable."""
+    folders = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
+        flush_folder(folder)
