@@ -1,0 +1,213 @@
+"""The int16 cache of waveforms: one memory-mapped file, named by the digest of what it was made from.
+
+Opening an unchanged cache costs a `stat` a file: sizes and times are remembered beside the digests. A folder
+holds one cache; building or opening another one deletes it, so that the signals of records that are no longer
+asked for do not linger. Which records those are, and their labels, is `shared/ptbxl.py`'s.
+
+Layout of `<digest>.samples`: int16 (N, 12, 5000), then JSON (scales, unit, what was left out), then the JSON's
+length in eight bytes. The JSON stands last because it is known last, and a file without it is no cache.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import DataError
+from shared.settings import LEADS, RECORD_SAMPLES
+from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
+
+VERSION = 1  # of the layout and of how signals are read; part of every digest
+RECORD_BYTES = len(LEADS) * RECORD_SAMPLES * 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one record's signal comes from."""
+
+    name: str  # what messages call it
+    stem: Path  # without suffix
+    hz: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A source that could not be used."""
+
+    row: int  # in the list of sources
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cache:
+    """An open cache; row k of the arrays is source `rows[k]`."""
+
+    samples: NDArray[np.int16]  # (N, 12, 5000), memory-mapped
+    mv_per_count: NDArray[np.float32]  # (N, 12)
+    rows: tuple[int, ...]
+    refused: tuple[Refused, ...]
+    unit: str
+    digest: str  # of the sources' names, order and files
+
+
+def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[int], None] | None = None) -> Cache:
+    """Open the cache of exactly these sources in `folder`, building it when it is not there.
+
+    Args:
+        sources: whose signals; none other's are in the folder afterwards.
+        folder: the cache's own folder, created when missing.
+        progress: told how many sources have been read, when they are read.
+
+    Raises:
+        DataError: no source can be used, units differ, or the cache cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = _digest(sources, folder / "files.json")
+        path = folder / f"{digest}.samples"
+        cache = _open(path)
+        if cache is None:
+            _build(sources, path, progress=progress or (lambda _: None))
+            cache = _open(path)
+        for other in folder.glob("*.samples"):
+            if other != path:
+                other.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep the signals of {len(sources)} records in {folder} ({error.strerror or error}), expected "
+            f"about {len(sources) * RECORD_BYTES / 1e6:.0f} MB to be writable there; make room and start again"
+        ) from error
+    if cache is None:
+        raise DataError(f"{path} changed while it was opened; is another run using {folder}? Start again")
+    return cache
+
+
+def _digest(sources: Sequence[Source], index: Path) -> str:
+    """Return the digest of the sources; files whose size and time are as remembered are not read again."""
+    try:
+        known = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    current: dict[str, Any] = {}
+    total = hashlib.sha256(f"lethe signals {VERSION}\n".encode())
+    for source in sources:
+        header = source.stem.parent / f"{source.stem.name}.hea"
+        entry = known.get(str(header)) if isinstance(known, dict) else None
+        if not isinstance(entry, dict) or entry.get("stats") != _stats(header, entry.get("files", ())):
+            files = [header.name, *signal_files(header)]
+            entry = {"files": files, "stats": _stats(header, files), "sha256": files_digest(header)}
+        current[str(header)] = entry
+        total.update(f"{source.name} {source.hz} {entry['sha256']}\n".encode())
+    if current != known:
+        _replace(index, lambda file: file.write(json.dumps(current).encode()))
+    return total.hexdigest()
+
+
+def _stats(header: Path, names: Sequence[str]) -> list[list[int]]:
+    """Return size and modification time (ns) of each named file beside `header`; [] for a missing one."""
+    stats = []
+    for name in names:
+        try:
+            found = os.stat(f"{header.parent}{os.sep}{name}")  # noqa: PTH116 (a Path a file doubles the time)
+            stats.append([found.st_size, found.st_mtime_ns])
+        except OSError:
+            stats.append([])
+    return stats
+
+
+def _build(sources: Sequence[Source], path: Path, *, progress: Callable[[int], None]) -> None:
+    """Read every source through WFDB and write the cache; under its own name only once it is whole."""
+    for leftover in path.parent.glob("*.part"):
+        leftover.unlink(missing_ok=True)
+
+    def write(file: BinaryIO) -> None:
+        scales: list[list[float]] = []
+        rows: list[int] = []
+        refused: list[Refused] = []
+        units: dict[str, str] = {}
+        for row, source in enumerate(sources):
+            waveform = _read(source, row, refused)
+            if waveform is not None:
+                file.write(np.ascontiguousarray(waveform.counts, dtype="<i2").tobytes())
+                scales.append(waveform.mv_per_count.tolist())
+                rows.append(row)
+                units.setdefault(waveform.unit, source.name)
+            progress(row + 1)
+        _check(sources, refused, units)
+        about = {
+            "scales": scales,
+            "rows": rows,
+            "refused": [asdict(one) for one in refused],
+            "unit": next(iter(units)),
+        }
+        text = json.dumps(about).encode()
+        file.write(text + len(text).to_bytes(8, "little"))
+
+    _replace(path, write)
+
+
+def _read(source: Source, row: int, refused: list[Refused]) -> Waveform | None:
+    try:
+        return read_waveform(source.stem, hz=source.hz, name=source.name)
+    except BadRecord as error:
+        refused.append(Refused(row, error.reason, str(error)))
+        return None
+
+
+def _check(sources: Sequence[Source], refused: Sequence[Refused], units: dict[str, str]) -> None:
+    """Refuse a cache without a signal, or one that mixes millivolts with standardised signals."""
+    if not units:
+        first = f"; the first: {refused[0].detail}" if refused else ""
+        raise DataError(f"none of {len(sources)} records can be used, expected at least one{first}")
+    if len(units) > 1:
+        seen = " but ".join(f"record {name} is in {unit}" for unit, name in units.items())
+        raise DataError(f"{seen}, expected one unit for all; use folders with one unit each")
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that its name holds all of it or what was there before, whatever happens."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself
+    finally:
+        os.close(folder)
+
+
+def _open(path: Path) -> Cache | None:
+    """Map a cache into memory; None when it is missing or damaged."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 8, 0))
+            length = int.from_bytes(file.read(8), "little")
+            file.seek(max(size - 8 - length, 0))
+            about = json.loads(file.read(length))
+        scales = np.asarray(about["scales"], dtype=np.float32)
+        if size != len(scales) * RECORD_BYTES + length + 8:
+            return None
+        shape = (len(scales), len(LEADS), RECORD_SAMPLES)
+        samples = np.memmap(path, dtype="<i2", mode="r", shape=shape)
+        refused = tuple(Refused(**one) for one in about["refused"])
+        return Cache(samples, scales, tuple(about["rows"]), refused, about["unit"], path.stem)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

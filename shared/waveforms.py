@@ -1,0 +1,189 @@
+"""One WFDB record on disk -> twelve leads of 5000 samples, or the reason why not.
+
+Knows WFDB's files and what Lethe asks of a signal; which records exist and what they mean is
+`shared/ptbxl.py`'s. wfdb and scipy are imported when a file is read: opening a cache needs neither.
+"""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import DataError
+from shared.settings import LEADS, RECORD_SAMPLES, SAMPLING_HZ
+from shared.signals import blank_leads
+
+SECONDS = RECORD_SAMPLES // SAMPLING_HZ
+MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}  # in one of each unit
+
+
+class BadRecord(DataError):
+    """A record that cannot be used; `reason` is one of `shared.ptbxl.REASONS`."""
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A record's signal as counts: millivolts = counts * mv_per_count[:, None]."""
+
+    counts: NDArray[np.int16]  # (12, 5000), leads as in settings.LEADS
+    mv_per_count: NDArray[np.float32]  # (12,)
+    unit: str  # "mV", or "NU" for signals that are standardised already
+
+    def millivolts(self) -> NDArray[np.float32]:
+        """Return the signal (12, 5000) in millivolts (for `NU`, in its own unit)."""
+        return self.counts * self.mv_per_count[:, None]
+
+
+def signal_files(header: Path) -> tuple[str, ...]:
+    """Return the names of the signal files that a header names, without reading them; () when it has none."""
+    try:
+        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ()
+    signals = [line.split() for line in lines[1:] if line.strip() and not line.startswith("#")]
+    return tuple(dict.fromkeys(words[0] for words in signals if "/" not in words[0] and "\\" not in words[0]))
+
+
+def files_digest(header: Path) -> str:
+    """Return the sha256 over a header and the signal files it names; a missing file changes it too."""
+    total = hashlib.sha256()
+    for name in (header.name, *signal_files(header)):
+        try:
+            content = (header.parent / name).read_bytes()
+            total.update(f"{name} {len(content)} ".encode())
+            total.update(content)
+        except FileNotFoundError:
+            total.update(f"{name} missing ".encode())
+    return total.hexdigest()
+
+
+def read_waveform(stem: Path, *, hz: int, name: str) -> Waveform:
+    """Read the record `stem` (a path without suffix) that should be ten seconds of twelve leads at `hz`.
+
+    Counts of a 16-bit file at 500 Hz come out as they are in the file; anything else (another rate, an offset,
+    a wider format) is requantised to 16 bits over each lead's own range.
+
+    Args:
+        stem: where the record is.
+        hz: 500 or 100; 100 Hz are resampled to 500.
+        name: what messages call the record.
+
+    Raises:
+        BadRecord: with the reason, and what to do.
+    """
+    found = _wfdb_record(stem, name=name)
+    _check_samples(found, stem, hz=hz, name=name)
+    order = _lead_order(found.sig_name, name=name)
+    unit, factors = _units(found.units, name=name)
+    values = np.asarray(found.p_signal, dtype=np.float64).T
+    if np.isnan(values).any():
+        bad = [LEADS[row] for row, lead in enumerate(order) if np.isnan(values[lead]).any()]
+        _refuse("not a number", name, f"has invalid samples in {', '.join(bad)}, expected a number everywhere")
+    counts = _stored_counts(found, values)
+    _check_sums(found, counts, stem, name=name)
+    blank = blank_leads(values[order])
+    if blank:
+        leads = ", ".join(LEADS[lead] for lead in blank)
+        _refuse("blank lead", name, f"has a blank lead ({leads} never changes), expected a signal in all twelve")
+    gains = np.asarray(found.adc_gain, dtype=np.float64)
+    fits = np.abs(counts).max() <= np.iinfo(np.int16).max
+    if hz == SAMPLING_HZ and fits and not np.any(found.baseline):
+        return Waveform(counts[order].astype(np.int16), (factors / gains)[order].astype(np.float32), unit)
+    return _requantise(_resampled(values * factors[:, None], hz=hz)[order], unit=unit)
+
+
+def _refuse(reason: str, name: str, seen: str) -> NoReturn:
+    raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", reason)
+
+
+def _wfdb_record(stem: Path, *, name: str) -> Any:  # wfdb is untyped
+    """Return wfdb's record, with every way in which reading can fail as one error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wfdb 4.3 calls pandas in a way that warns
+        import wfdb
+
+    header = stem.parent / f"{stem.name}.hea"
+    for path in (header, *(stem.parent / file for file in signal_files(header))):
+        if not path.is_file():
+            _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
+    try:
+        found = wfdb.rdrecord(str(stem))
+    except Exception as error:  # wfdb raises whatever its parsing trips over: KeyError, IndexError, ValueError...
+        seen = f"cannot be read ({type(error).__name__}: {error}), expected a header that agrees with its signal file"
+        raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", "unreadable") from error
+    if found.p_signal is None or not found.file_name or not all(found.adc_gain):
+        _refuse("unreadable", name, "has no signal with a gain, expected one")
+    return found
+
+
+def _check_samples(found: Any, stem: Path, *, hz: int, name: str) -> None:
+    """Refuse another rate or length than `hz` and ten seconds, and a 16-bit file longer than its header says."""
+    seen, expected = f"{found.sig_len} samples at {found.fs:g} Hz", f"{hz * SECONDS} at {hz} Hz"
+    if found.fs != hz or found.sig_len != hz * SECONDS:
+        _refuse("wrong samples", name, f"has {seen}, expected {expected}")
+    for file in dict.fromkeys(found.file_name):
+        signals = [signal for signal, owner in enumerate(found.file_name) if owner == file]
+        size = 2 * len(signals) * found.sig_len + (found.byte_offset[signals[0]] or 0)
+        actual = (stem.parent / file).stat().st_size
+        if {found.fmt[signal] for signal in signals} == {"16"} and actual != size:
+            _refuse("unreadable", name, f"has {actual} bytes in {file}, expected {size} by its header")
+
+
+def _lead_order(names: list[str], *, name: str) -> list[int]:
+    """Return which of the file's signals is each lead of `LEADS`; lead names differ in case between data sets."""
+    seen = [str(lead).strip().upper() for lead in names]
+    missing = [lead for lead in LEADS if lead not in seen]
+    if len(seen) == len(LEADS) and not missing:
+        return [seen.index(lead) for lead in LEADS]
+    extra = [lead for lead in seen if lead not in LEADS]
+    notes = [f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+    notes += [f"unknown: {', '.join(extra)}"] if extra else []
+    notes += [] if notes else ["a lead comes twice"]
+    _refuse("wrong leads", name, f"has {len(seen)} leads, expected {len(LEADS)} ({'; '.join(notes)})")
+
+
+def _units(units: list[str], *, name: str) -> tuple[str, NDArray[np.float64]]:
+    """Return the record's unit and the factors (signals,) that make millivolts of the file's values."""
+    unknown = sorted({unit for unit in units if unit not in MILLIVOLTS})
+    if unknown or ("NU" in units and set(units) != {"NU"}):
+        seen = ", ".join(sorted(set(units)))
+        _refuse("unreadable", name, f"has the unit {seen}, expected mV, uV, V or NU, NU for all leads or none")
+    return "NU" if "NU" in units else "mV", np.array([MILLIVOLTS[unit] for unit in units])
+
+
+def _stored_counts(found: Any, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the integers (signals, samples) that the file holds, from wfdb's physical values."""
+    gains, baselines = np.asarray(found.adc_gain), np.asarray(found.baseline)
+    counts: NDArray[np.int64] = np.rint(values * gains[:, None] + baselines[:, None]).astype(np.int64)
+    return counts
+
+
+def _check_sums(found: Any, counts: NDArray[np.int64], stem: Path, *, name: str) -> None:
+    """Refuse a signal whose 16-bit sum is not the one in the header (where the header has one)."""
+    for sums, stated, lead in zip(counts.sum(axis=1), found.checksum or (), found.sig_name, strict=False):
+        if stated is not None and (int(sums) - int(stated)) % 65536:
+            seen = f"has samples of {lead} that disagree with the checksum in {stem.name}.hea"
+            _refuse("unreadable", name, f"{seen}, expected {stated}")
+
+
+def _resampled(values: NDArray[np.float64], *, hz: int) -> NDArray[np.float64]:
+    """Return the signal at 500 Hz: polyphase, with the ends extended by a line so that they do not ring."""
+    if hz == SAMPLING_HZ:
+        return values
+    from scipy.signal import resample_poly
+
+    return np.asarray(resample_poly(values, SAMPLING_HZ // hz, 1, axis=1, padtype="line"))
+
+
+def _requantise(values: NDArray[np.float64], *, unit: str) -> Waveform:
+    """Return 16-bit counts over each lead's own range: the error is at most its peak / 65534."""
+    step = np.abs(values).max(axis=1) / np.iinfo(np.int16).max
+    return Waveform(np.rint(values / step[:, None]).astype(np.int16), step.astype(np.float32), unit)
