@@ -1,0 +1,281 @@
+"""Trains the general model on the corpus, evaluates it and publishes it with its lineage.
+
+Which records may be used is the registry's word; what is published is a `shared.package.Package` in
+`models/<sha256>/`, with `lineage.json` and `curves.json` beside it. A model whose lineage is there already is
+not trained again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from server.registry import Registry
+from server.workspace import Workspace
+from shared.errors import DataError
+from shared.files import write_atomically
+from shared.metrics import Scores, per_record, scores
+from shared.model import ResNet34, build, probabilities, to_bytes
+from shared.onnx_template import export_template
+from shared.package import Package, Public
+from shared.ptbxl import Record, Signals, for_task, index, load
+from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
+from shared.signals import lead_sd
+from shared.training import Examples, apply, device_for_training, fit, hits, task_loss
+from shared.version import code_version
+
+Rows = npt.NDArray[np.int64]
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The public side's signals, sorted into who learns and who does not; rows of `signals`."""
+
+    signals: Signals
+    training: Rows
+    validation: Rows
+    control: Rows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A published general model.
+
+    Attributes:
+        digest: sha256 of its weights' file, and the name of its folder.
+        reused: whether it was there already.
+        record: what is told of it: curves, metrics, data, seconds.
+    """
+
+    digest: str
+    reused: bool
+    record: dict[str, Any]
+
+
+def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) -> Corpus:
+    """Open the signals of consented corpus and control patients, and of nobody else.
+
+    Raises:
+        DataError: too few records to train on.
+    """
+    roles = {row.id: role for role in ("corpus", "control") for row in registry.records(role=role)}
+    usable, _ = for_task(index(workspace.data).records, settings.general.task)
+    wanted = [record for record in usable if record.id in roles]
+    signals = load(wanted, folder=workspace.data, cache=workspace.cache)
+    role = np.array([roles[record.id] for record in signals.records])
+    corpus = np.flatnonzero(role == "corpus")
+    held = _validation_patients([signals.records[row] for row in corpus], settings.general)
+    is_held = np.array([signals.records[row].patient in held for row in corpus], dtype=bool)
+    if len(corpus) < 2 or not (~is_held).any():
+        raise DataError(f"the corpus has {len(corpus)} usable records, expected at least 2; enrol more data")
+    return Corpus(signals, corpus[~is_held], corpus[is_held], np.flatnonzero(role == "control"))
+
+
+def train_general(workspace: Workspace, registry: Registry, settings: Settings, *, tell: Tell) -> Trained:
+    """Train and publish the general model, or find the one of the same lineage.
+
+    Args:
+        workspace: where it is kept.
+        registry: which records may be used; the model is entered there.
+        settings: what to train and which public segments go with it.
+        tell: told epochs done and in all.
+    """
+    corpus = open_corpus(workspace, registry, settings)
+    lineage = _lineage(corpus.signals, settings)
+    known = registry.find_general(lineage["key"])
+    if known is not None and (workspace.models / known / "model.safetensors").exists():
+        record = json.loads((workspace.models / known / "curves.json").read_text())
+        return Trained(known, True, record)
+    began = time.perf_counter()
+    model, curves = fit_general(corpus, settings.general, tell=tell)
+    seconds = time.perf_counter() - began
+    package = Package(to_bytes(model), export_template(model), public_segments(corpus, settings).to_bytes())
+    record = {
+        "digest": package.digest,
+        "device": device_for_training().type,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": seconds,
+        "curves": curves,
+        "metrics": evaluate(model, corpus.signals, corpus.validation),
+        "majority": _majority(corpus.signals.labels[corpus.validation]),
+    }
+    _publish(workspace.models / package.digest, package, lineage, record)
+    registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
+    return Trained(package.digest, False, record)
+
+
+def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
+    """Train on random one-second crops; return the model on the CPU and its curves, one row an epoch."""
+    signals, device = corpus.signals, device_for_training()
+    sample = [signals.millivolts(int(row)) for row in corpus.training[:500]]
+    model = build(settings, lead_sd=torch.from_numpy(lead_sd(np.stack(sample)))).to(device).train()
+    epochs, steps = schedule(len(corpus.training), settings)
+    crops = Crops(signals, corpus.training, settings, device)
+    validation = segments_of(signals, corpus.validation)
+    seen: list[tuple[float, float]] = []
+    curves: list[dict[str, float]] = []
+
+    def loss_of_step(_: int) -> Tensor:
+        segments, labels, first = crops.draw()
+        logits = model(segments)
+        seen.append((0.0, hits(logits.detach(), first, settings.task).float().mean().item()))
+        return task_loss(logits, labels, settings.task)
+
+    def after_step(step: int, loss: float) -> None:
+        seen[-1] = (loss, seen[-1][1])
+        done = (step + 1) * epochs // steps
+        if done > len(curves):
+            curves.append(_curve_row(done, seen, model, validation, settings.task))
+            seen.clear()
+            tell(done, epochs)
+
+    fit(
+        model.parameters(),
+        loss_of_step,
+        steps=steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        after_step=after_step,
+    )
+    return model.cpu().eval(), curves
+
+
+class Crops:
+    """Batches of random one-second crops, blended in pairs (mixup, Zhang et al. 2018); endless, by seed."""
+
+    def __init__(self, signals: Signals, rows: Rows, settings: General, device: torch.device) -> None:
+        self._signals, self._rows, self._settings, self._device = signals, rows, settings, device
+        self._labels = signals.labels
+        self._rng = np.random.default_rng(settings.seed)
+        self._waiting = np.empty(0, dtype=np.int64)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return segments (B, 12, 500), their blended labels (B, 5), and the labels of the larger part."""
+        rng, size = self._rng, self._settings.batch_size
+        while len(self._waiting) < size:  # every record ten times, in random order, before any comes again
+            self._waiting = np.concatenate([self._waiting, rng.permutation(np.repeat(self._rows, SEGMENTS_PER_RECORD))])
+        rows, self._waiting = self._waiting[:size], self._waiting[size:]
+        starts = rng.integers(0, self._signals.samples.shape[2] - SEGMENT_SAMPLES + 1, size)
+        segments = torch.from_numpy(self._signals.crops(rows, starts)).to(self._device)
+        labels = torch.from_numpy(self._labels[rows]).to(self._device)
+        if not self._settings.mixup:
+            return segments, labels, labels
+        share = rng.beta(self._settings.mixup, self._settings.mixup)
+        share = max(share, 1 - share)
+        other = torch.from_numpy(rng.permutation(size)).to(self._device)
+        return segments.lerp(segments[other], 1 - share), labels.lerp(labels[other], 1 - share), labels
+
+
+def schedule(records: int, settings: General) -> tuple[int, int]:
+    """Return epochs and steps: ten crops of each record an epoch, fewer epochs under `max_segments`."""
+    segments = records * SEGMENTS_PER_RECORD * settings.epochs
+    if settings.max_segments:
+        segments = min(segments, settings.max_segments)
+    steps = max(1, segments // settings.batch_size)
+    return min(settings.epochs, steps, max(1, segments // (records * SEGMENTS_PER_RECORD))), steps
+
+
+def segments_of(signals: Signals, rows: Rows) -> Examples:
+    """Return all ten segments of each record, record by record."""
+    starts = np.tile(np.arange(SEGMENTS_PER_RECORD) * SEGMENT_SAMPLES, len(rows))
+    repeated = np.repeat(rows, SEGMENTS_PER_RECORD)
+    if len(repeated) == 0:
+        return Examples.empty()
+    return Examples(torch.from_numpy(signals.crops(repeated, starts)), torch.from_numpy(signals.labels[repeated]))
+
+
+def evaluate(model: ResNet34, signals: Signals, rows: Rows) -> dict[str, Scores]:
+    """Return the metrics a segment and a record."""
+    examples = segments_of(signals, rows)
+    labels = examples.labels.numpy()
+    if len(examples) == 0:
+        none = scores(labels, labels, task=model.task)
+        return {"segment": none, "record": none}
+    found = probabilities(apply(model, examples.segments), model.task).numpy()
+    record = scores(per_record(found, SEGMENTS_PER_RECORD), labels[::SEGMENTS_PER_RECORD], task=model.task)
+    return {"segment": scores(found, labels, task=model.task), "record": record}
+
+
+def public_segments(corpus: Corpus, settings: Settings) -> Public:
+    """Draw the segments that travel with the model, from as many records as there are."""
+    rng = np.random.default_rng(settings.general.seed)
+
+    def draw(rows: Rows, count: int) -> Examples:
+        if len(rows) == 0:
+            return Examples.empty()
+        slots = np.arange(min(count, len(rows) * SEGMENTS_PER_RECORD))
+        chosen = rng.permutation(rows)[slots % len(rows)]
+        starts = (slots // len(rows) + rng.integers(0, SEGMENTS_PER_RECORD, len(rows))[slots % len(rows)]) % 10
+        segments = corpus.signals.crops(chosen, starts * SEGMENT_SAMPLES)
+        return Examples(torch.from_numpy(segments), torch.from_numpy(corpus.signals.labels[chosen]))
+
+    return Public(
+        anchor=draw(corpus.training, settings.personalisation.anchor_segments),
+        gate=draw(corpus.validation, settings.personalisation.gate_segments),
+        control=draw(corpus.control, settings.probe.control_segments),
+    )
+
+
+def _validation_patients(records: list[Record], settings: General) -> set[str]:
+    """Draw the share of the corpus's patients that is held out."""
+    patients = sorted({record.patient for record in records})
+    count = max(1, round(len(patients) * settings.validation))
+    return set(np.random.default_rng(settings.seed).permutation(np.array(patients))[:count].tolist())
+
+
+def _curve_row(
+    epoch: int, seen: list[tuple[float, float]], model: ResNet34, validation: Examples, task: Task
+) -> dict[str, float]:
+    """Return loss and accuracy in training (on blended crops) and on validation segments."""
+    loss, accuracy = np.mean(seen, axis=0)
+    model.eval()
+    logits = apply(lambda x: model(x.to(model.lead_sd.device)), validation.segments)
+    model.train()
+    return {
+        "epoch": epoch,
+        "train_loss": float(loss),
+        "train_accuracy": float(accuracy),
+        "validation_loss": task_loss(logits, validation.labels, task).item(),
+        "validation_accuracy": hits(logits, validation.labels, task).float().mean().item(),
+    }
+
+
+def _lineage(signals: Signals, settings: Settings) -> dict[str, Any]:
+    """Return everything the published model depends on, and a key over it."""
+    told = {
+        "data": signals.digest,
+        "records": len(signals.records),
+        "general": asdict(settings.general),
+        "public": [
+            settings.personalisation.anchor_segments,
+            settings.personalisation.gate_segments,
+            settings.probe.control_segments,
+        ],
+        "code": code_version(),
+    }
+    return {**told, "key": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
+
+
+def _majority(labels: npt.NDArray[np.float32]) -> float | None:
+    """Return the accuracy of always naming the most frequent label combination."""
+    if len(labels) == 0:
+        return None
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    return float(counts.max() / counts.sum())
+
+
+def _publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write the package, lineage and curves first, so that a folder with weights is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
+    write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
+    package.save(folder)
