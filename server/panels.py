@@ -1,0 +1,118 @@
+"""From a Matplotlib drawing to an SVG element of an HTML page.
+
+Colours are names: the page's stylesheet gives each its value, for light, dark and paper. Ids carry the panel's
+name, so that many panels share a page, and the same drawing gives the same bytes. What is drawn is
+`server/figures.py`'s.
+"""
+
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Matplotlib needs colours while it draws; each stands for the CSS variable of its name.
+NAMES = ("ink", "muted", "line", "paper", "general", "personal", "finetune", "exact", "member", "held_out")
+NAMES += ("control", "train", "validation", "clean", "adversarial", "cell")
+COLOURS = {name: f"#0101{number:02x}" for number, name in enumerate(NAMES, start=1)}
+
+_RC: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lethe",
+    "text.parse_math": False,
+    "font.size": 12,
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.titlecolor": COLOURS["ink"],
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 0.8,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "lines.solid_capstyle": "round",
+    "path.simplify_threshold": 0.2,
+}
+_QUIET = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing, ready for the page, with what it shows in words in its `aria-label`."""
+
+    alt: str
+    svg: Markup
+
+
+def panel(
+    name: str,
+    alt: str,
+    draw: Callable[[list[Axes]], None],
+    *,
+    height: int = 300,
+    width: int = 460,
+    shape: tuple[int, int] = (1, 1),
+) -> Panel:
+    """Draw one panel of `width` x `height` CSS pixels; `name` keeps its ids apart from other panels'."""
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        draw(list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True)).ravel()))
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata=_QUIET)
+    return Panel(alt, Markup(_for_page(file.getvalue(), name, alt)))  # noqa: S704 - text was escaped above
+
+
+def _for_page(svg: bytes, name: str, alt: str) -> str:
+    """Return Matplotlib's SVG as an element of an HTML page: no namespaces, named colours, own ids."""
+    root = ET.fromstring(svg)
+    used = set(re.findall(rb"#([mpCD][0-9a-f_]{6,})", svg))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.text = element.text if element.tag == "text" else None
+        element.tail = None
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            if key == "id" and value.encode() not in used:
+                continue
+            element.set(key.rpartition("}")[2], _attribute(key, value, name))
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag in ("metadata", "style")]:
+            parent.remove(child)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    """Return one attribute's value: short numbers, named colours, ids with the panel's name."""
+    if key == "style":
+        value = re.sub(r"font(-size)?: ([\d.]+px)[^;]*", r"font-size: \2", value)
+        value = re.sub(r"; font-family:[^;]*", "", value)
+        for colour, hexadecimal in COLOURS.items():
+            value = value.replace(hexadecimal, f"var(--{colour.replace('_', '-')})")
+        return value
+    if key == "id":
+        return f"{name}-{value}"
+    value = re.sub(r"^(url\()?#", rf"\g<1>#{name}-", value)
+    if key in ("d", "x", "y", "width", "height", "transform"):
+        value = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+        value = " ".join(value.split())
+    return value

@@ -1,0 +1,306 @@
+"""One self-contained HTML page about a run: what happened, to whom, and what was measured.
+
+`build` reads a report folder and writes `report.html` into it. The page says no more than the run's files
+do; the reading of digests in `claim` is the only judgement made here. Reading is `server/report_input.py`'s,
+drawing `server/figures.py`'s, wording and style `server/report.html`'s.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from server import figures
+from server.report_input import Arrays, Result, load_arrays, load_result
+from shared.errors import DataError
+from shared.files import write_atomically
+from shared.settings import SUPERCLASSES
+
+Claim = Literal["bytes", "remade", "approximate", "differs", "pending"]
+
+DETAILED = 12  # withdrawals that get charts and tables; the rest are rows of one table
+STRONGEST = 0.06  # shares and confusion matrices are about the largest attack below this
+SMALL = 30  # a mean over fewer is marked as small
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PHASES = {
+    "general": "Train the general model",
+    "directory": "Find the devices",
+    "personalise": "Personalise every device",
+    "probe": "Probe general and personal models",
+    "unlearn": "Unlearn and erase",
+    "report": "Write the results",
+}
+
+
+def build(folder: Path) -> Path:
+    """Write `folder/report.html` from `result.json` and `figures.npz`, and return its path.
+
+    Raises:
+        DataError: a file is missing, is not what a run writes, or the page cannot be written.
+    """
+    result = load_result(folder / "result.json")
+    arrays = load_arrays(folder / "figures.npz", strengths=len(result["probe"]["epsilons_sd"]))
+    page = folder / "report.html"
+    try:
+        write_atomically(page, render(result, arrays).encode())
+    except OSError as error:
+        raise DataError(
+            f"{page} could not be written: {error.strerror}; make room or give write access, then run it again"
+        ) from error
+    return page
+
+
+def render(result: Result, arrays: Arrays) -> str:
+    """Return the page of a checked result; the same input gives the same text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, duration, size, moment, number, counted)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.globals.update(points=points)
+    return environment.get_template("report.html").render(result=result, **_view(result, arrays))
+
+
+def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
+    """Return what the template shows beside the result itself."""
+    epsilons = result["probe"]["epsilons_sd"]
+    at = strongest(epsilons)
+    withdrawals = [_withdrawal(number, row, epsilons) for number, row in enumerate(result["withdrawals"], 1)]
+    spent = [phase["seconds"] for phase in result["phases"] if phase["seconds"] is not None]
+    classes = ("label", "clean_prediction", "adversarial_prediction")
+    return {
+        "headline": headline(len(withdrawals), len(result["personal"])),
+        "withdrawals": withdrawals,
+        "detailed": DETAILED,
+        "erased": {key: sum(w["erased"][key] for w in withdrawals) for key in ("segments", "bytes")},
+        "claims": {name: sum(w["claim"] == name for w in withdrawals) for name in get_args(Claim)},
+        "devices": _devices(result["personal"]),
+        "at": at,
+        "pooled": _pooled(withdrawals, epsilons) if len(withdrawals) > 1 else None,
+        "hits": [float(np.mean(row == arrays["labels"])) if row.size else None for row in arrays["predictions"]],
+        "example": {name: SUPERCLASSES[int(arrays[name])] for name in classes},
+        "example_epsilon": float(arrays["epsilon_sd"]),
+        "segments_shown": int(arrays["labels"].size),
+        "panels": _panels(result, arrays, at),
+        "longest": max([*spent, 1e-9]),
+        "rest": max(0.0, result["seconds"] - sum(spent)),
+        "phase_names": PHASES,
+        "small": SMALL,
+        "rows_at_most": figures.ROWS_AT_MOST,
+        "styles": figures.STYLES,
+        "style_of": figures.style_of,
+        "reasons": [(row["pseudonym"], row["reason"]) for row in result["personal"] if row["reason"]],
+    }
+
+
+def headline(withdrawn: int, devices: int) -> str:
+    """Return the page's first sentence: `Two of 24 patients withdrew.`"""
+    if not withdrawn:
+        return f"{counted(devices, 'wearable')} became personal; nobody withdrew.".capitalize()
+    if devices == 1:
+        return "The one patient withdrew."
+    return f"{amount(withdrawn)} of {devices:,} patients withdrew.".capitalize()
+
+
+def _panels(result: Result, arrays: Arrays, at: int) -> dict[str, list[figures.Panel]]:
+    epsilons = result["probe"]["epsilons_sd"]
+    return {
+        "devices": figures.own_against_others(result["personal"]),
+        "probe": figures.probe(epsilons, result["probe"]["groups"]),
+        "ecg": figures.ecg(arrays, unit=result["data"]["unit"]),
+        "confusion": [
+            figures.confusion(arrays["labels"], arrays["predictions"][place], epsilon=epsilons[place])
+            for place in sorted({0, at})
+        ],
+        "curves": figures.learning_curves(result["general"]["curves"]),
+    }
+
+
+def strongest(epsilons: Sequence[float]) -> int:
+    """Return the place of the largest strength under `STRONGEST`, the one shares are counted at."""
+    return max((place for place, e in enumerate(epsilons) if e < STRONGEST), key=lambda n: epsilons[n], default=0)
+
+
+def claim(withdrawal: Mapping[str, Any]) -> Claim:
+    """Return what the digests and the method say about the model served after a withdrawal.
+
+    `bytes`: it equals the general model, which no wearable's data reach. `remade`: an exact method made it
+    again from the general model without the withdrawn records. `approximate`: nothing in the run verifies it.
+    `differs`: an exact method for a whole patient, and still not the general model's bytes.
+    """
+    if withdrawal["unlearned_at"] is None:
+        return "pending"
+    served = _served(withdrawal)
+    whole = withdrawal["scope"] == "patient"
+    if served["after"] == withdrawal["general"] and (withdrawal["equals_general"] or not whole):
+        return "bytes"
+    if not served["exact"]:
+        return "approximate"
+    return "differs" if whole else "remade"
+
+
+def _served(withdrawal: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(row for row in withdrawal["methods"] if row["method"] == withdrawal["served"])
+
+
+def _withdrawal(number: int, row: Mapping[str, Any], epsilons: Sequence[float]) -> dict[str, Any]:
+    """Return a withdrawal with what its section shows: claim, served method, delay and, for the first, charts."""
+    lines = _lines(row["methods"])
+    drawn = figures.before_and_after(f"w{number}", epsilons, *lines) if lines and number <= DETAILED else []
+    delay = None
+    if row["unlearned_at"] is not None:
+        delay = (_time(row["unlearned_at"]) - _time(row["requested_at"])).total_seconds()
+    return {
+        **row,
+        "number": number,
+        "claim": claim(row),
+        "served_method": _served(row),
+        "delay": delay,
+        "panels": drawn,
+    }
+
+
+Lines = tuple[dict[str, Sequence[float | None]], dict[str, dict[str, Sequence[float | None]]]]
+
+
+def _lines(methods: Sequence[Mapping[str, Any]]) -> Lines:
+    """Return the differences by strength: before, by group, and after, by method and group."""
+    before = {group: found["before"] for group, found in methods[0]["difference"].items()}
+    after = {
+        row["method"]: {group: found["after"] for group, found in row["difference"].items()} for row in methods
+    }
+    return before, after
+
+
+def _pooled(withdrawals: Sequence[Mapping[str, Any]], epsilons: Sequence[float]) -> dict[str, Any] | None:
+    """Return the mean difference over all withdrawals, weighted by segments, for methods measured in each."""
+    by_method = [{row["method"]: row for row in w["methods"]} for w in withdrawals]
+    shared = [name for name in by_method[0] if all(name in found for found in by_method)]
+    if not shared:
+        return None
+    rows = [
+        {
+            "method": name,
+            "difference": {
+                group: _mean_lines([found[name]["difference"][group] for found in by_method], len(epsilons))
+                for group in ("forgotten", "held_out", "control")
+            },
+        }
+        for name in shared
+    ]
+    segments = {group: found["segments"] for group, found in rows[0]["difference"].items()}
+    return {
+        "methods": shared,
+        "segments": segments,
+        "panels": figures.before_and_after("pooled", epsilons, *_lines(rows)),
+    }
+
+
+def _mean_lines(parts: Iterable[Mapping[str, Any]], strengths: int) -> dict[str, Any]:
+    """Return the mean of `before` and of `after` by strength, each part weighing as many segments as it has."""
+    whole = [
+        part
+        for part in parts
+        if part["segments"] > 0
+        and all(len(part[key]) == strengths and None not in part[key] for key in ("before", "after"))
+    ]
+    weights = [part["segments"] for part in whole]
+    means = {
+        key: np.average([part[key] for part in whole], axis=0, weights=weights).tolist() if whole else []
+        for key in ("before", "after")
+    }
+    return {"segments": sum(weights), **means}
+
+
+def _devices(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means over devices, each over the devices that have both numbers."""
+    means: dict[str, Any] = {}
+    for part in ("own", "others"):
+        pairs = [(row[f"{part}_general"], row[f"{part}_personal"]) for row in rows]
+        pairs = [pair for pair in pairs if None not in pair]
+        means[part] = {
+            "n": len(pairs),
+            "general": float(np.mean([a for a, _ in pairs])) if pairs else None,
+            "personal": float(np.mean([b for _, b in pairs])) if pairs else None,
+            "better": sum(b > a for a, b in pairs),
+            "worse": sum(b < a for a, b in pairs),
+        }
+    return {
+        **means,
+        "accepted": sum(row["accepted"] for row in rows),
+        "held_out": sum(row["held_out_segments"] for row in rows),
+        "general": sorted({row["general"] for row in rows}),
+        "split": {name: sum(row["split"] == name for row in rows) for name in ("record", "time")},
+    }
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise DataError(f"result.json: {text[:40]!r} is no ISO 8601 time; was it written by this version?") from None
+
+
+def moment(text: str | None) -> str:
+    """Return `23 November 2026, 15:45:00 UTC`."""
+    if text is None:
+        return "n/a"
+    time = _time(text)
+    zone = time.strftime("%Z") or "time zone unknown"
+    return f"{time.day} {time:%B %Y, %H:%M:%S} {zone}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return `0.8 s`, `75 s` or `12 min 4 s`."""
+    if seconds is None:
+        return "n/a"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """Return `512 bytes`, `123 kB` or `1.5 MB`."""
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+
+
+def percent(share: float | None) -> str:
+    """Return `82.0 %`."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"
+
+
+def points(before: float | None, after: float | None) -> str:
+    """Return the change from `before` to `after` in percentage points: `+3.2`, `−1.0` or `0.0`."""
+    if before is None or after is None:
+        return "n/a"
+    change = round(100 * (after - before), 1)
+    return f"{change:+.1f}".replace("-", "−") if change else "0.0"
+
+
+def number(value: float | None) -> str:
+    """Return three decimals; very small numbers in powers of ten."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `one patient`, `two patients`, `12 patients`."""
+    return f"{amount(count)} {noun if count == 1 else noun + 's'}"
+
+
+def amount(count: int) -> str:
+    """Return small counts as words, large ones with their thousands apart."""
+    return WORDS[count] if count < len(WORDS) else f"{count:,}"

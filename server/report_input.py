@@ -1,0 +1,168 @@
+"""What a report is made from: the two files that a run leaves in its report folder, read and checked.
+
+`SHAPE` is the description of `result.json`. `figures.npz` holds public control segments only, never a
+wearable patient's. What the page makes of them is `server/report.py`'s.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import DataError
+from shared.settings import LEADS, SEGMENT_SAMPLES, SUPERCLASSES
+
+Result = dict[str, Any]
+Arrays = dict[str, npt.NDArray[Any]]
+
+_N = (float, None)  # a number that may be missing: nothing was held out, or nothing could be computed
+_METRICS = {"n": int, "accuracy": _N, "macro_f1": _N, "macro_auc": _N}
+_PART = {"patients": int, "records": int}
+_ACCURACY = {"n": int, "general": _N, "personal": _N, "unlearned": _N}
+_BEFORE_AFTER = {"segments": int, "before": [_N], "after": [_N]}
+_GROUP = {
+    "patients": int,
+    "segments": int,
+    "general": [_N],
+    "personal": [_N],
+    "difference": [_N],
+    "low": [_N],
+    "high": [_N],
+    "positive": _N,
+    "extracted": (int, None),
+}
+SHAPE: Mapping[str, Any] = {
+    "run": str,
+    "created": str,
+    "code_version": str,
+    "seconds": float,
+    "settings": dict,
+    "data": {"folder_name": str, "unit": str, "digest": str, "patients": int, "records": int, "left_out": dict},
+    "split": {"corpus": _PART, "wearables": _PART, "controls": _PART},
+    "general": {
+        "digest": str,
+        "reused": bool,
+        "device": str,
+        "parameters": int,
+        "seconds": float,
+        "curves": [
+            {
+                "epoch": int,
+                "train_loss": _N,
+                "train_accuracy": _N,
+                "validation_loss": _N,
+                "validation_accuracy": _N,
+            }
+        ],
+        "metrics": {"segment": _METRICS, "record": _METRICS},
+        "majority": _N,
+    },
+    "personal": [
+        {
+            **dict.fromkeys(("slot", "records", "train_segments", "held_out_segments"), int),
+            **dict.fromkeys(("pseudonym", "split", "reason", "general", "personal", "bundle"), str),
+            **dict.fromkeys(("own_general", "own_personal", "others_general", "others_personal"), _N),
+            **{"accepted": bool, "parity": _N, "seconds": _N},
+        }
+    ],
+    "probe": {"epsilons_sd": [float], "groups": {"member": _GROUP, "held_out": _GROUP, "control": _GROUP}},
+    "withdrawals": [
+        {
+            **dict.fromkeys(("job", "pseudonym", "scope", "requested_at", "served", "general", "before"), str),
+            **{"slot": int, "records": [str], "unlearned_at": (str, None), "equals_general": bool},
+            "methods": [
+                {
+                    **{"method": str, "exact": bool, "after": str, "seconds": _N},
+                    **{"own": _ACCURACY, "others": _ACCURACY},
+                    "difference": dict.fromkeys(("forgotten", "held_out", "control"), _BEFORE_AFTER),
+                }
+            ],
+            "erased": {"segments": int, "bytes": int, "files": [str]},
+        }
+    ],
+    "phases": [{"name": str, "seconds": _N}],
+    "overhead_seconds": _N,
+}
+_CURVES = ("general", "personal", "difference", "low", "high")
+
+
+def load_result(path: Path) -> Result:
+    """Return the run's results, checked against `SHAPE`; numbers that are not finite become missing."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; `lethe run` writes it, `lethe report` only reads it") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}); run again to write a new one") from error
+    _check(result, SHAPE, path.name)
+    strengths = len(result["probe"]["epsilons_sd"])
+    for name, group in result["probe"]["groups"].items():
+        for key in _CURVES:
+            if len(group[key]) != strengths:
+                where, seen = f"{path.name}: probe.groups.{name}.{key}", len(group[key])
+                raise DataError(f"{where} has {seen} values, expected {strengths}, one for each epsilon")
+    for withdrawal in result["withdrawals"]:
+        if withdrawal["served"] not in [method["method"] for method in withdrawal["methods"]]:
+            raise DataError(
+                f"{path.name}: job {withdrawal['job']} serves {withdrawal['served']!r}, which was not measured"
+            )
+    return dict(result)
+
+
+def _check(value: Any, shape: Any, where: str) -> None:  # noqa: ANN401 - JSON
+    """Raise DataError unless `value` has the `shape`: a type, {key: shape}, [shape] or (shape, None)."""
+    if isinstance(shape, tuple):
+        if value is not None:
+            _check(value, shape[0], where)
+        return
+    kind = shape if isinstance(shape, type) else type(shape)
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise DataError(f"{where} is {_short(value)}, expected {kind.__name__}; was it written by this version?")
+    if isinstance(shape, list):
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, Mapping):
+        for key, part in shape.items():
+            if key not in value:
+                raise DataError(f"{where} has no {key!r}; was it written by this version?")
+            _check(value[key], part, f"{where}.{key}")
+
+
+def _short(value: object) -> str:
+    return f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def load_arrays(path: Path, *, strengths: int) -> Arrays:
+    """Return the arrays that the figures of public control segments need."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; `lethe run` writes it, `lethe report` only reads it") from None
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}); run again to write a new one") from error
+    segments = arrays["labels"].size if "labels" in arrays else 0
+    expected: dict[str, tuple[int, ...]] = {
+        "clean": (len(LEADS), SEGMENT_SAMPLES),
+        "adversarial": (len(LEADS), SEGMENT_SAMPLES),
+        "epsilon_sd": (),
+        "lead_sd": (len(LEADS),),
+        "label": (),
+        "clean_prediction": (),
+        "adversarial_prediction": (),
+        "labels": (segments,),
+        "predictions": (strengths, segments),
+    }
+    for name, shape in expected.items():
+        if name not in arrays or arrays[name].shape != shape:
+            seen = f"has the shape {arrays[name].shape}" if name in arrays else "is missing"
+            raise DataError(f"{path.name}: {name} {seen}, expected {shape}; was it written by this version?")
+    for name in ("label", "clean_prediction", "adversarial_prediction", "labels", "predictions"):
+        if not np.isin(arrays[name], np.arange(len(SUPERCLASSES))).all():
+            raise DataError(f"{path.name}: {name} holds something that is no index of {', '.join(SUPERCLASSES)}")
+    return arrays
