@@ -1,0 +1,210 @@
+"""The open registry file, and what it holds beside consent: models, devices, runs and a few facts.
+
+Patients, consent and jobs are `server/registry.py`'s, which is what everybody uses.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from server import schema
+from server.rows import DeviceRow, Kind, ModelRow, RunRow
+from shared.errors import LetheError, UsageError
+
+Clock = Callable[[], str]
+
+
+def utc_now() -> str:
+    """Return the time as the registry writes it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Inventory:
+    """An open registry file; safe to use from several processes and threads at once."""
+
+    def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
+        self._path = path.absolute()
+        self._clock = clock
+        self._engine = schema.engine(self._path)
+
+    @classmethod
+    def create(cls, path: Path, *, clock: Clock = utc_now) -> Self:
+        """Write an empty registry at `path` and open it.
+
+        Raises:
+            WorkspaceError: something is there already, or it cannot be written.
+        """
+        schema.create(path.absolute())
+        return cls.open(path, clock=clock)
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Clock = utc_now) -> Self:
+        """Open the registry at `path`.
+
+        Raises:
+            WorkspaceError: it is missing, damaged, or of another version; it is never made anew.
+        """
+        registry = cls(path, clock=clock)
+        try:
+            schema.check(registry._path, registry._engine)
+        except BaseException:
+            registry.close()
+            raise
+        return registry
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """See one state of the registry, whatever others write meanwhile."""
+        with schema.said_plainly(self._path), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Hold the only write transaction; durable when the block has ended well, else undone."""
+        writer = self._engine.execution_options(begin="BEGIN IMMEDIATE")
+        with schema.said_plainly(self._path), writer.begin() as connection:
+            yield connection
+
+    def remember(self, name: str, fact: Mapping[str, Any]) -> None:
+        """Keep one fact about this workspace, such as how its patients were enrolled."""
+        values = {"name": f"fact:{name}", "value": json.dumps(fact)}
+        with self._writing() as connection:
+            connection.execute(upsert(schema.meta).values(values).on_conflict_do_update(set_=values))
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """Return a fact, or None when nobody kept it."""
+        query = sa.select(schema.meta.c.value).where(schema.meta.c.name == f"fact:{name}")
+        with self._reading() as connection:
+            value = connection.scalar(query)
+        return None if value is None else dict(json.loads(value))
+
+    def add_model(
+        self, digest: str, *, kind: Kind, parent: str | None, slot: int | None, lineage: Mapping[str, Any]
+    ) -> None:
+        """Keep a model's lineage; adding a digest again changes nothing.
+
+        Args:
+            digest: sha256 of its weights.
+            kind: general or personal.
+            parent: digest of the model it was tuned from.
+            slot: the device it belongs to.
+            lineage: what it was made of; `lineage["key"]`, when there is one, is what `find_general` looks for.
+        """
+        values = {"digest": digest, "kind": kind, "parent": parent, "slot": slot, "lineage": dict(lineage)}
+        values |= {"lineage_key": lineage.get("key"), "created_at": self._clock()}
+        with self._writing() as connection:
+            connection.execute(upsert(schema.models).values(values).on_conflict_do_nothing())
+
+    def model(self, digest: str) -> ModelRow:
+        """Return one model.
+
+        Raises:
+            UsageError: there is none with this digest.
+        """
+        found = self._models(schema.models.c.digest == digest)
+        if not found:
+            raise UsageError(f"no model {digest} in the registry; expected the sha256 of one that was trained")
+        return found[0]
+
+    def models(self, kind: Kind | None = None) -> list[ModelRow]:
+        """Return the models, oldest first."""
+        return self._models(*([] if kind is None else [schema.models.c.kind == kind]))
+
+    def find_general(self, lineage_key: str) -> str | None:
+        """Return the digest of the newest general model whose lineage has this "key", if any."""
+        found = self._models(schema.models.c.kind == "general", schema.models.c.lineage_key == lineage_key)
+        return found[-1].digest if found else None
+
+    def _models(self, *where: sa.ColumnElement[bool]) -> list[ModelRow]:
+        columns = [column for column in schema.models.c if column.name not in ("seq", "lineage_key")]
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(*columns).where(*where).order_by(schema.models.c.seq))
+            return [ModelRow(**row) for row in rows.mappings()]
+
+    def record_device(
+        self,
+        slot: int,
+        *,
+        patient: str,
+        general: str | None,
+        personal: str | None,
+        bundle: str | None,
+        accepted: bool,
+        own: float | None,
+        others: float | None,
+        seconds: float,
+    ) -> None:
+        """Keep what a device last told: digests, acceptance, accuracies in 0..1, seconds of work."""
+        values = {"slot": slot, "patient": patient, "general": general, "personal": personal}
+        values |= {"bundle": bundle, "accepted": accepted, "own": own, "others": others}
+        values |= {"seconds": seconds, "updated_at": self._clock()}
+        with self._writing() as connection:
+            connection.execute(upsert(schema.devices).values(values).on_conflict_do_update(set_=values))
+
+    def devices(self) -> list[DeviceRow]:
+        """Return what every device last told, by slot."""
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(schema.devices).order_by(schema.devices.c.slot))
+            return [DeviceRow(**row) for row in rows.mappings()]
+
+    def device(self, slot: int) -> DeviceRow:
+        """Return what one device last told.
+
+        Raises:
+            UsageError: it has told nothing yet.
+        """
+        for device in self.devices():
+            if device.slot == slot:
+                return device
+        raise UsageError(f"device {slot} has told nothing yet; `lethe run` asks every device")
+
+    def start_run(self, run_id: str, settings: Mapping[str, Any]) -> None:
+        """Note that a run begins.
+
+        Raises:
+            LetheError: there was a run of this id.
+        """
+        values = {"id": run_id, "started_at": self._clock(), "status": "running", "settings": dict(settings)}
+        with self._writing() as connection:
+            done = connection.execute(upsert(schema.runs).values(values | {"detail": {}}).on_conflict_do_nothing())
+        if not done.rowcount:
+            raise LetheError(f"run {run_id} is in the registry already; every run needs an id of its own")
+
+    def finish_run(self, run_id: str, status: str, detail: Mapping[str, Any]) -> None:
+        """Note how a run ended.
+
+        Raises:
+            UsageError: no run of this id began.
+        """
+        values = {"finished_at": self._clock(), "status": status, "detail": dict(detail)}
+        with self._writing() as connection:
+            done = connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run_id).values(values))
+        if not done.rowcount:
+            raise UsageError(f"no run {run_id} in the registry; start_run comes first")
+
+    def runs(self) -> list[RunRow]:
+        """Return the runs, oldest first."""
+        columns = [column for column in schema.runs.c if column.name != "seq"]
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(*columns).order_by(schema.runs.c.seq))
+            return [RunRow(**row) for row in rows.mappings()]

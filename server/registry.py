@@ -1,0 +1,262 @@
+"""The registry: who takes part, what consent says and what is due; never a waveform.
+
+A withdrawal is on the disk when `withdraw` returns. Models, devices and runs come from `server/inventory.py`,
+tables and file from `server/schema.py`, the rules of consent from `server/consent.py`.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from server import consent, schema
+from server.inventory import Inventory
+from server.rows import (
+    DUE,
+    FOLLOWING,
+    ConsentEvent,
+    DeviceRow,
+    Enrolment,
+    Job,
+    JobEvent,
+    ModelRow,
+    Patient,
+    RecordRow,
+    Role,
+    RunRow,
+    State,
+    Status,
+)
+from shared.errors import LetheError, UsageError
+
+__all__ = [
+    "DUE",
+    "ConsentEvent",
+    "DeviceRow",
+    "Enrolment",
+    "Job",
+    "JobEvent",
+    "ModelRow",
+    "Patient",
+    "RecordRow",
+    "Registry",
+    "RunRow",
+    "State",
+]
+
+
+class Registry(Inventory):
+    """An open registry; safe to use from several processes and threads at once."""
+
+    def enrol(self, patient: str, *, role: Role, records: Mapping[str, str], slot: int | None = None) -> Patient:
+        """Enrol one patient with the sha256 of every record by its id; see `enrol_many`."""
+        return self.enrol_many([Enrolment(patient, role, records, slot)])[0]
+
+    def enrol_many(
+        self,
+        enrolments: Iterable[Enrolment],
+        *,
+        before_commit: Callable[[Sequence[Patient]], None] = lambda _: None,
+    ) -> list[Patient]:
+        """Enrol patients, all or none, and append a consent event for each.
+
+        Args:
+            enrolments: who; a wearable without a slot gets the next that was never used.
+            before_commit: writes what must be there when the patients are, such as their feeds.
+
+        Raises:
+            ConsentError: a patient is enrolled already, withdrawn or not.
+            UsageError: an unknown role, no records, or a slot that is taken or makes no sense.
+        """
+        asked = list(enrolments)
+        with self._writing() as connection:
+            consent.give(connection, asked, at=self._clock())
+            by_id = {patient.id: patient for patient in _patients(connection)}
+            enrolled = [by_id[one.patient] for one in asked]
+            before_commit(enrolled)
+        return enrolled
+
+    def withdraw(self, patient: str, *, records: Sequence[str] | None = None, source: str = "operator") -> list[Job]:
+        """Take consent back for the named records, or for all; durable when this returns.
+
+        Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
+
+        Returns:
+            The jobs that cover what was named, for a patient with a device; else none.
+
+        Raises:
+            UsageError: an unknown patient or record, or an empty list of records.
+        """
+        with self._writing() as connection:
+            who = _patient(connection, patient)
+            covering = consent.take_back(connection, who, named=records, source=source, at=self._clock())
+            return _jobs(connection, schema.jobs.c.id.in_(covering))
+
+    def events(self, patient: str | None = None) -> list[ConsentEvent]:
+        """Return the consent events in order."""
+        query = sa.select(schema.consent_events).order_by(schema.consent_events.c.seq)
+        with self._reading() as connection:
+            if patient is not None:
+                query = query.where(schema.consent_events.c.patient == _patient(connection, patient).id)
+            rows = connection.execute(query).mappings()
+            return [ConsentEvent(**{**row, "records": tuple(row["records"])}) for row in rows]
+
+    def patients(self, role: Role | None = None) -> list[Patient]:
+        """Return the patients, wearables by slot, others by id."""
+        with self._reading() as connection:
+            return _patients(connection, *([] if role is None else [schema.patients.c.role == role]))
+
+    def patient(self, patient: str) -> Patient:
+        """Return one patient.
+
+        Raises:
+            UsageError: there is none with this id; names those that are near.
+        """
+        with self._reading() as connection:
+            return _patient(connection, patient)
+
+    def records(
+        self, patient: str | None = None, *, role: Role | None = None, consented_only: bool = True
+    ) -> list[RecordRow]:
+        """Return records, by default only those that may be used."""
+        held, gone = schema.records, schema.withdrawals
+        query = (
+            sa.select(held, gone.c.event.is_not(None).label("withdrawn"))
+            .select_from(held)
+            .join(schema.patients)
+            .outerjoin(gone, consent.same_record())
+            .order_by(*_naturally(held.c.patient), *_naturally(held.c.id))
+        )
+        if consented_only:
+            query = query.where(gone.c.event.is_(None))
+        if role is not None:
+            query = query.where(schema.patients.c.role == role)
+        with self._reading() as connection:
+            if patient is not None:
+                query = query.where(held.c.patient == _patient(connection, patient).id)
+            return [RecordRow(**row) for row in connection.execute(query).mappings()]
+
+    def withdrawn_records(self, patient: str) -> tuple[str, ...]:
+        """Return the ids of the records that the patient took back."""
+        return tuple(row.id for row in self.records(patient, consented_only=False) if row.withdrawn)
+
+    def holders(self, digests: Iterable[str]) -> list[tuple[str, str]]:
+        """Return patient and record id of every record with one of these sha256, withdrawn or not."""
+        held = schema.records
+        query = sa.select(held.c.patient, held.c.id).where(held.c.sha256.in_(list(digests)))
+        with self._reading() as connection:
+            return [(row.patient, row.id) for row in connection.execute(query)]
+
+    def advance(self, job_id: str, state: State, *, detail: Mapping[str, Any] | None = None) -> Job:
+        """Move a job on and append the step; the present state again changes nothing.
+
+        Args:
+            job_id: the job.
+            state: where it goes; see `FOLLOWING` in `server/rows.py`.
+            detail: what happened, as JSON; "method" becomes the job's method, FAILED needs a "reason".
+
+        Raises:
+            UsageError: there is no such job.
+            LetheError: this state cannot follow the present one, or a failure gives no reason.
+        """
+        detail = dict(detail or {})
+        with self._writing() as connection:
+            job = _job(connection, job_id)
+            if state == job.state:
+                return job
+            _refuse_step(job, state, detail)
+            now = self._clock()
+            values: dict[str, Any] = {"state": state, "updated_at": now, "detail": {**job.detail, **detail}}
+            values["method"] = detail.get("method", job.method)
+            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
+            step = {"at": now, "job": job_id, "state": state, "detail": detail}
+            connection.execute(sa.insert(schema.job_events).values(step))
+            return _job(connection, job_id)
+
+    def jobs(self, states: Iterable[State] | None = None) -> list[Job]:
+        """Return the jobs, oldest first; `states=DUE` gives those that the next run takes up."""
+        with self._reading() as connection:
+            return _jobs(connection, *([] if states is None else [schema.jobs.c.state.in_(list(states))]))
+
+    def job(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        with self._reading() as connection:
+            return _job(connection, job_id)
+
+    def job_events(self, job_id: str) -> list[JobEvent]:
+        """Return the steps of one job in order.
+
+        Raises:
+            UsageError: there is no such job.
+        """
+        steps = schema.job_events
+        with self._reading() as connection:
+            job = _job(connection, job_id)
+            rows = connection.execute(sa.select(steps).where(steps.c.job == job.id).order_by(steps.c.seq))
+            return [JobEvent(**row) for row in rows.mappings()]
+
+
+def _naturally(column: sa.Column[str]) -> tuple[sa.ColumnElement[Any], ...]:
+    """Sort 9 before 10."""
+    return sa.func.length(column), column
+
+
+def _patients(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Patient]:
+    people, held, gone = schema.patients, schema.records, schema.withdrawals
+    counted = (sa.func.count(held.c.id).label("records"), sa.func.count(gone.c.record).label("withdrawn"))
+    rows = connection.execute(
+        sa.select(people, *counted)
+        .select_from(people)
+        .join(held)
+        .outerjoin(gone, consent.same_record())
+        .where(*where)
+        .group_by(people.c.id)
+        .order_by(people.c.role, people.c.slot, *_naturally(people.c.id))
+    ).mappings()
+    return [Patient(**row, status=_status(row["records"], row["withdrawn"])) for row in rows]
+
+
+def _status(records: int, withdrawn: int) -> Status:
+    if not withdrawn:
+        return "active"
+    return "withdrawn" if withdrawn == records else "partly withdrawn"
+
+
+def _patient(connection: Connection, patient: str) -> Patient:
+    found = _patients(connection, schema.patients.c.id == patient)
+    if found:
+        return found[0]
+    known = {row.id: row.pseudonym for row in connection.execute(sa.select(schema.patients))}
+    for name, pseudonym in known.items():
+        if pseudonym == patient:
+            raise UsageError(f"{patient} is a pseudonym; the patient's id is {name}")
+    near = difflib.get_close_matches(patient, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "`lethe patients list` names them"
+    raise UsageError(f"no patient {patient!r} among the {len(known)} enrolled; {hint}")
+
+
+def _jobs(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]:
+    columns = [column for column in schema.jobs.c if column.name not in ("seq", "event")]
+    rows = connection.execute(sa.select(*columns).where(*where).order_by(schema.jobs.c.seq)).mappings()
+    return [Job(**{**row, "records": tuple(row["records"])}) for row in rows]
+
+
+def _job(connection: Connection, job_id: str) -> Job:
+    found = _jobs(connection, schema.jobs.c.id == job_id)
+    if not found:
+        raise UsageError(f"no job {job_id!r} in the registry; `lethe jobs list` names them")
+    return found[0]
+
+
+def _refuse_step(job: Job, state: State, detail: Mapping[str, Any]) -> None:
+    if state not in FOLLOWING[job.state]:
+        expected = " or ".join(FOLLOWING[job.state]) or "nothing"
+        raise LetheError(f"job {job.id} is {job.state} and cannot become {state}, expected {expected}")
+    if state == "FAILED" and not detail.get("reason"):
+        raise LetheError(f"job {job.id} cannot become FAILED without a reason; give detail={{'reason': ...}}")

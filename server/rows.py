@@ -1,0 +1,156 @@
+"""What the registry holds, as frozen dataclasses, and the states a job goes through; no database here.
+
+Times are UTC in ISO 8601. A digest is a sha256 in hex.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["corpus", "wearable", "control"]
+Status = Literal["active", "partly withdrawn", "withdrawn"]
+Scope = Literal["patient", "records"]
+Kind = Literal["general", "personal"]
+State = Literal["REQUESTED", "DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED", "FAILED"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+STATES: tuple[State, ...] = get_args(State)
+
+# Which state may follow which. A job that failed is dispatched again by a later run.
+FOLLOWING: Mapping[State, tuple[State, ...]] = {
+    "REQUESTED": ("DISPATCHED", "FAILED"),
+    "DISPATCHED": ("UNLEARNED", "FAILED"),
+    "UNLEARNED": ("AUDITED", "FAILED"),
+    "AUDITED": ("CERTIFIED", "FAILED"),
+    "CERTIFIED": (),
+    "FAILED": ("DISPATCHED",),
+}
+DUE: tuple[State, ...] = ("REQUESTED", "DISPATCHED", "FAILED")  # the next run takes these up
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """One patient who gives consent.
+
+    Attributes:
+        patient: the id in the data.
+        role: which part the patient plays, for good.
+        records: sha256 of every record by its id; at least one.
+        slot: the device, for a wearable; None takes the next that was never used.
+    """
+
+    patient: str
+    role: Role
+    records: Mapping[str, str]
+    slot: int | None = None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient as the registry knows him; `pseudonym` is random and says nothing about `id`."""
+
+    id: str
+    pseudonym: str
+    role: Role
+    slot: int | None
+    enrolled_at: str
+    status: Status
+    records: int  # enrolled, withdrawn ones included
+    withdrawn: int
+
+
+@dataclass(frozen=True)
+class RecordRow:
+    """One record: never its waveform."""
+
+    id: str
+    patient: str
+    sha256: str
+    withdrawn: bool
+
+
+@dataclass(frozen=True)
+class ConsentEvent:
+    """Consent given or taken back; `records` are those that this event changed."""
+
+    seq: int
+    at: str
+    patient: str
+    kind: Literal["given", "withdrawn"]
+    scope: Scope
+    records: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One device's duty to forget.
+
+    Attributes:
+        scope: "patient" when nothing of the patient may stay, else "records".
+        records: what to forget; for scope "patient" every record the patient ever had.
+        method: the last one that a detail named, None before the first dispatch.
+        detail: the details of all steps, later ones over earlier ones.
+    """
+
+    id: str
+    patient: str
+    slot: int
+    scope: Scope
+    records: tuple[str, ...]
+    state: State
+    method: str | None
+    requested_at: str
+    updated_at: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One step of a job."""
+
+    seq: int
+    at: str
+    job: str
+    state: State
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model by its digest; its bytes lie elsewhere."""
+
+    digest: str
+    kind: Kind
+    parent: str | None
+    slot: int | None
+    lineage: Mapping[str, Any]
+    created_at: str
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """What a device last told; `own` and `others` are accuracies of its personal model."""
+
+    slot: int
+    patient: str
+    general: str | None
+    personal: str | None
+    bundle: str | None
+    accepted: bool
+    own: float | None
+    others: float | None
+    seconds: float
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run; `status` is "running" until it says otherwise, even when its process died."""
+
+    id: str
+    started_at: str
+    finished_at: str | None
+    status: str
+    settings: Mapping[str, Any]
+    detail: Mapping[str, Any]
