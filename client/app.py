@@ -35,8 +35,9 @@ app = ClientApp()
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
     """Tell slot, pseudonym, digests and code."""
-    slot, state = _slot(context), _store(context).state
-    identity = Identity(slot, _feed(context).pseudonym, state.general, state.model, code_version())
+    store = _store(context)
+    pseudonym = _feed(context).pseudonym
+    identity = Identity(_slot(context), pseudonym, store.package, store.state.model, code_version())
     return Message(write(identity), reply_to=message)
 
 

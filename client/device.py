@@ -66,8 +66,8 @@ def make_personal(
     """Bring recordings and general model up to date and make the personal model, unless it is there already."""
     if blobs:
         store.install(Package.from_blobs(blobs, expected=request.general))
-    if not store.has_general(request.general):
-        return PersonaliseReply(slot, "refused", f"general model {request.general[:12]} is not on the device")
+    if store.package != request.package:
+        return PersonaliseReply(slot, "refused", f"the package of general model {request.general[:12]} is not here")
     left_out = _synchronise(store, feed, request.records)
     recordings = store.recordings()
     if not recordings:

@@ -48,8 +48,7 @@ def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
         return TypeAdapter(UnlearnReply).validate_json(earlier)
     state = store.state
     if not state.model:
-        store.erase(_named(store, request))
-        return UnlearnReply(request.job, slot, "refused", "there is no model on the device; the records are erased")
+        return _erase_only(store, request, slot=slot)
     withdrawal = _prepare(store, state, request)
     models = {}
     outcomes = []
@@ -58,6 +57,20 @@ def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
         models[method] = METHODS[method](withdrawal.case)
         outcomes.append(_measure(method, models[method], withdrawal, request, seconds=time.perf_counter() - began))
     return _serve(store, models[request.methods[-1]], outcomes, withdrawal, request, slot=slot)
+
+
+def _erase_only(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
+    """Answer for a device that never made a model: there is nothing to unlearn, only to erase."""
+    gone = _named(store, request)
+    files = store.sizes([f"recordings/{record}.npz" for record in gone])
+    count = _count(store, gone)
+    store.erase(gone)
+    erased = tuple(ErasedFile(name, size) for name, size in files.items())
+    return UnlearnReply(request.job, slot, "ok", segments_erased=count, erased=erased, unlearned_at=_now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _named(store: Store, request: UnlearnRequest) -> tuple[str, ...]:
@@ -149,7 +162,7 @@ def _serve(
         segments_erased=_count(store, withdrawal.gone),
         erased=tuple(ErasedFile(name, size) for name, size in store.sizes([*gone, *replaced]).items()),
         methods=tuple(outcomes),
-        unlearned_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        unlearned_at=_now(),
     )
     outline = replace(reply, methods=tuple(replace(each, before_groups={}, after_groups={}) for each in outcomes))
     text = TypeAdapter(UnlearnReply).dump_json(outline).decode()

@@ -105,9 +105,13 @@ class Store:
         """Return the folder of a general model's package."""
         return self.folder / "general" / _safe(digest)
 
-    def has_general(self, digest: str) -> bool:
-        """Return whether the package of a general model is here, whole."""
-        return (self.general_folder(digest) / MODEL).exists()
+    @property
+    def package(self) -> str:
+        """Return the fingerprint of the general model's package that is here, whole, or "" for none."""
+        for folder in (self.folder / "general").iterdir():
+            if (folder / MODEL).exists():
+                return Package.open(folder).fingerprint
+        return ""
 
     def install(self, package: Package) -> None:
         """Keep a general model's package and drop the older ones."""

@@ -31,11 +31,16 @@ class Whoami:
 
 @dataclass(frozen=True)
 class Identity:
-    """A device's answer: its slot, its patient's pseudonym, the digests it holds and its code."""
+    """A device's answer: who it is, what it holds and which code it runs.
+
+    Attributes:
+        package: fingerprint of the general model's package on the device, "" for none.
+        personal: digest of the model in use, "" for none.
+    """
 
     slot: int
     pseudonym: str
-    general: str
+    package: str
     personal: str
     code: str
 
@@ -47,12 +52,14 @@ class PersonaliseRequest:
     Attributes:
         run: the run's id.
         general: digest of the general model to start from.
+        package: fingerprint of its package.
         records: ids of the records that the patient consents to; all others are to be gone.
         settings: how.
     """
 
     run: str
     general: str
+    package: str
     records: tuple[str, ...]
     settings: Personalisation
 

@@ -69,6 +69,11 @@ class Package:
         """Return the sha256 of the weights' file; it names the version."""
         return digest(self.model)
 
+    @property
+    def fingerprint(self) -> str:
+        """Return a sha256 over all parts: whether a device has this very package."""
+        return digest("".join(digest(part) for part in self.blobs().values()).encode())
+
     def blobs(self) -> dict[str, bytes]:
         """Return the parts by their file names."""
         return {MODEL: self.model, TEMPLATE: self.template, PUBLIC: self.public}

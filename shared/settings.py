@@ -110,6 +110,21 @@ class Settings:
         return type(self)(**groups)
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a setting such as `probe.epsilons_sd`; Flower's configuration has no lists.
+
+    Raises:
+        UsageError: something in it is no number, or negative.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no list of numbers, expected something like '0,0.01,0.05'") from error
+    if any(not 0 <= number < float("inf") for number in found):
+        raise UsageError(f"{text!r} holds a number that is negative or not finite, expected 0 or more")
+    return found
+
+
 def _checked(group: type, key: str, name: str, value: object) -> Value:
     """Return `value` as the type that the field declares."""
     kind = get_type_hints(group)[name]

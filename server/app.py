@@ -1,0 +1,236 @@
+"""The hospital's Flower ServerApp: reads the work that is due from the registry and runs the phases.
+
+What a phase does stands in `server/phases.py`; what is made of the answers, in `server/results.py`. Withdrawals
+come first: a device that must forget is told so before anything else happens.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server import phases, report, results
+from server.general import Trained, open_corpus, train_general
+from server.progress import Progress
+from server.registry import Registry
+from server.rows import DUE, Job
+from server.workspace import Workspace
+from shared.errors import LetheError, RunError, UsageError
+from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply
+from shared.package import Package, load_general
+from shared.settings import Settings
+from shared.unlearning import parse_methods
+from shared.version import code_version
+
+app = ServerApp()
+
+
+@dataclass
+class Run:
+    """One run of the work that is due, and what it has found so far."""
+
+    name: str
+    grid: Grid
+    workspace: Workspace
+    registry: Registry
+    settings: Settings
+    progress: Progress
+    devices: dict[int, tuple[int, Identity]] = field(default_factory=dict)
+    personal: dict[int, PersonaliseReply] = field(default_factory=dict)
+    probes: dict[int, ProbeReply] = field(default_factory=dict)
+    unlearned: list[tuple[Job, UnlearnReply]] = field(default_factory=list)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what is due in the workspace that the run configuration names."""
+    values = dict(context.run_config)
+    home, name = Path(str(values.pop("home"))), str(values.pop("run"))
+    if not home.is_absolute():
+        raise UsageError(f'home is {str(home)!r}, expected the absolute path of a workspace: home="/path/to/it"')
+    workspace = Workspace.open(home)
+    name = name or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{context.run_id & 0xFFFF:04x}"
+    progress = Progress(workspace.flower / f"{name}.json")
+    try:
+        settings = Settings().with_values(values)
+        with workspace.lock(f"run {name}"), Registry.open(workspace.registry_path) as registry:
+            execute(Run(name, grid, workspace, registry, settings, progress))
+    except LetheError as error:
+        progress.end(error=str(error), exit_code=error.exit_code)
+        raise
+    except Exception as error:
+        progress.end(error=f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+    progress.end()
+
+
+def execute(run: Run) -> None:
+    """Do what is due: forget, train, personalise, probe, rehearse withdrawals if asked to, report."""
+    began = datetime.now(UTC)
+    run.registry.start_run(run.name, run.settings.flat())
+    try:
+        parse_methods(run.settings.unlearning.methods)
+        meet(run)
+        unlearn(run)
+        trained = train(run)
+        personalise(run, trained)
+        probe(run)
+        if run.settings.unlearning.rehearsals:
+            rehearse(run)
+            unlearn(run)
+        finish(run, trained, began)
+    except BaseException as error:
+        run.registry.finish_run(run.name, "failed", {"error": str(error)})
+        raise
+    run.registry.finish_run(run.name, "finished", {})
+
+
+def meet(run: Run) -> None:
+    """Learn which device is behind which node."""
+    slots = [patient.slot for patient in run.registry.patients("wearable") if patient.slot is not None]
+    if not slots:
+        raise RunError("no patient with a wearable is enrolled; add one with `lethe patients add`")
+    with run.progress.phase("directory"):
+        run.devices = phases.directory(run.grid, run=run.name, expected=max(slots) + 1, code=code_version())
+
+
+def unlearn(run: Run) -> None:
+    """Push the unlearning rounds that are due, and enter what the devices acknowledge."""
+    due = [job for job in run.registry.jobs(DUE) if job.slot in run.devices]
+    if not due:
+        return
+    with run.progress.phase("unlearn") as tell:
+        for job in due:
+            run.registry.advance(
+                job.id, "DISPATCHED", detail={"method": parse_methods(run.settings.unlearning.methods)[-1]}
+            )
+        answers = phases.unlearn(run.grid, run.devices, due, run.settings, run=run.name, tell=tell)
+        for job in due:
+            reply = answers.get(job.id)
+            if reply is not None and reply.status == "ok":
+                enter(run, job, reply)
+            elif reply is not None:
+                run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason})
+
+
+def enter(run: Run, job: Job, reply: UnlearnReply) -> None:
+    """Write one acknowledgement into the registry."""
+    if reply.after:
+        lineage = {"method": reply.served, "job": job.id, "code": code_version()}
+        if reply.after != reply.general:
+            run.registry.add_model(reply.after, kind="personal", parent=reply.general, slot=job.slot, lineage=lineage)
+        run.registry.record_device(
+            job.slot,
+            patient=job.patient,
+            general=reply.general,
+            personal=reply.after,
+            bundle=reply.bundle,
+            accepted=reply.after != reply.general,
+            own=reply.methods[-1].own.unlearned if reply.methods else None,
+            others=reply.methods[-1].others.unlearned if reply.methods else None,
+            seconds=reply.methods[-1].seconds if reply.methods else 0.0,
+        )
+    detail = {
+        "before": reply.before,
+        "after": reply.after,
+        "erased": [file.name for file in reply.erased],
+        "segments_erased": reply.segments_erased,
+        "acknowledged_at": reply.unlearned_at,
+    }
+    run.registry.advance(job.id, "UNLEARNED", detail=detail)
+    run.unlearned.append((job, reply))
+
+
+def train(run: Run) -> Trained:
+    """Train the general model, or find the one that is there."""
+    with run.progress.phase("general") as tell:
+        return train_general(run.workspace, run.registry, run.settings, tell=tell)
+
+
+def personalise(run: Run, trained: Trained) -> None:
+    """Have every device whose patient consents to something make its personal model."""
+    package = Package.open(run.workspace.models / trained.digest)
+    consented = {
+        patient.slot: [row.id for row in run.registry.records(patient.id)]
+        for patient in run.registry.patients("wearable")
+        if patient.slot is not None and patient.status != "withdrawn"
+    }
+    with run.progress.phase("personalise") as tell:
+        run.personal = phases.personalise(
+            run.grid, run.devices, consented, package, run.settings, run=run.name, tell=tell
+        )
+    owners = {patient.slot: patient.id for patient in run.registry.patients("wearable")}
+    for slot, reply in run.personal.items():
+        if reply.status == "ok":
+            lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
+            if reply.accepted:
+                run.registry.add_model(
+                    reply.personal, kind="personal", parent=trained.digest, slot=slot, lineage=lineage
+                )
+            run.registry.record_device(
+                slot,
+                patient=owners[slot],
+                general=trained.digest,
+                personal=reply.personal,
+                bundle=reply.bundle,
+                accepted=reply.accepted,
+                own=reply.own_personal,
+                others=reply.others_personal,
+                seconds=reply.seconds,
+            )
+
+
+def probe(run: Run) -> None:
+    """Run the paper's probe on every device with a personal model."""
+    slots = [slot for slot, reply in run.personal.items() if reply.status == "ok"]
+    with run.progress.phase("probe") as tell:
+        run.probes = phases.probe(run.grid, run.devices, slots, run.settings, run=run.name, tell=tell)
+
+
+def rehearse(run: Run) -> None:
+    """Let patients withdraw in mid-run, as a demonstration: in turn for one record and entirely.
+
+    Those with most records go first, so that something is left when one record goes.
+    """
+    ready = [p for p in run.registry.patients("wearable") if p.status == "active" and _has_copy(run, p.slot)]
+    ready.sort(key=lambda patient: (-patient.records, patient.slot))
+    for turn, patient in enumerate(ready[: run.settings.unlearning.rehearsals]):
+        first = run.registry.records(patient.id)[:1]
+        one = [first[0].id] if turn % 2 == 0 and patient.records > 1 else None
+        run.registry.withdraw(patient.id, records=one, source="rehearsal")
+
+
+def _has_copy(run: Run, slot: int | None) -> bool:
+    reply = run.personal.get(-1 if slot is None else slot)
+    return reply is not None and reply.accepted
+
+
+def finish(run: Run, trained: Trained, began: datetime) -> None:
+    """Write the result and the report."""
+    with run.progress.phase("report"):
+        model, public = load_general(run.workspace.models / trained.digest)
+        pseudonyms = {p.slot: p.pseudonym for p in run.registry.patients("wearable") if p.slot is not None}
+        corpus = open_corpus(run.workspace, run.registry, run.settings)
+        result: dict[str, Any] = {
+            "run": run.name,
+            "created": began.isoformat(timespec="seconds"),
+            "code_version": code_version(),
+            "settings": run.settings.flat(),
+            "data": results.describe_data(run.workspace, corpus, run.personal.values(), run.settings),
+            "split": results.describe_split(run.registry),
+            "general": results.describe_general(trained),
+            "personal": results.describe_personal(run.personal, pseudonyms, trained.digest),
+            "probe": results.describe_probe(run.probes, run.settings),
+            "withdrawals": [
+                results.describe_withdrawal(job, reply, pseudonyms[job.slot]) for job, reply in run.unlearned
+            ],
+            "phases": run.progress.phases,
+            "seconds": (datetime.now(UTC) - began).total_seconds(),
+            "overhead_seconds": None,
+        }
+        folder = run.workspace.reports / run.name
+        results.save(folder, result, results.figures(model, public.control, run.settings))
+        report.build(folder)

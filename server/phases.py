@@ -1,0 +1,184 @@
+"""One function a phase of a run; each takes a Flower grid and returns what the devices answered.
+
+Nothing here touches the registry or a file: `server/app.py` decides what is due and enters what came of it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from server.rows import Job
+from shared.errors import DataError, RunError
+from shared.messages import (
+    PERSONALISE,
+    PROBE,
+    UNLEARN,
+    WHOAMI,
+    Identity,
+    PersonaliseReply,
+    PersonaliseRequest,
+    ProbeReply,
+    ProbeRequest,
+    UnlearnReply,
+    UnlearnRequest,
+    Whoami,
+    read,
+    write,
+)
+from shared.package import Package
+from shared.settings import Settings, numbers
+from shared.unlearning import parse_methods
+
+Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, UnlearnReply)
+Tell = Callable[[int, int], None]
+
+WAIT_FOR_NODES_S = 180.0
+ANSWER_S = 1800.0
+WAVE = 16  # messages on the way at once: a general model travels with each, and they share the memory
+POLL_S = 0.1
+
+
+def directory(grid: Grid, *, run: str, expected: int, code: str) -> dict[int, tuple[int, Identity]]:
+    """Wait for the devices and ask who they are: slot -> (node id, identity).
+
+    Raises:
+        RunError: too few devices came, or one runs other code than the server.
+    """
+    deadline = time.monotonic() + WAIT_FOR_NODES_S
+    nodes: list[int] = []
+    while len(nodes) < expected:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{len(nodes)} of {expected} devices came within {WAIT_FOR_NODES_S:.0f} s; see the run's log"
+            )
+        nodes = list(grid.get_node_ids())
+        if len(nodes) < expected:
+            time.sleep(POLL_S)
+    requests = {node: write(Whoami(run)) for node in nodes}
+    found = _ask(grid, requests, WHOAMI, Identity, group=run)
+    for identity in found.values():
+        if identity.code != code:
+            raise RunError(
+                f"the device in slot {identity.slot} runs code {identity.code}, the server {code}: "
+                "another checkout answers; stop it or start the run again"
+            )
+    return {identity.slot: (node, identity) for node, identity in found.items()}
+
+
+def personalise(
+    grid: Grid,
+    devices: Mapping[int, tuple[int, Identity]],
+    consented: Mapping[int, Sequence[str]],
+    package: Package,
+    settings: Settings,
+    *,
+    run: str,
+    tell: Tell,
+) -> dict[int, PersonaliseReply]:
+    """Have the devices in the slots of `consented` make their personal models of the records named there."""
+    requests = {}
+    for slot, records in consented.items():
+        node, identity = devices[slot]
+        request = PersonaliseRequest(run, package.digest, package.fingerprint, tuple(records), settings.personalisation)
+        blobs = {} if identity.package == package.fingerprint else package.blobs()
+        requests[node] = write(request, blobs=blobs)
+    answers = _ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, tell=tell)
+    return {reply.slot: reply for reply in answers.values()}
+
+
+def probe(
+    grid: Grid,
+    devices: Mapping[int, tuple[int, Identity]],
+    slots: Iterable[int],
+    settings: Settings,
+    *,
+    run: str,
+    tell: Tell,
+) -> dict[int, ProbeReply]:
+    """Have devices run the paper's probe."""
+    request = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
+    requests = {devices[slot][0]: write(request) for slot in slots}
+    answers = _ask(grid, requests, PROBE, ProbeReply, group=run, tell=tell)
+    return {reply.slot: reply for reply in answers.values()}
+
+
+def unlearn(
+    grid: Grid,
+    devices: Mapping[int, tuple[int, Identity]],
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    run: str,
+    tell: Tell,
+) -> dict[str, UnlearnReply]:
+    """Push unlearning rounds, one job a device at a time: job id -> the device's acknowledgement."""
+    answers: dict[str, UnlearnReply] = {}
+    waiting = list(jobs)
+    while waiting:
+        first = {job.slot: job for job in reversed(waiting)}
+        requests = {devices[slot][0]: write(_unlearn_request(job, settings)) for slot, job in first.items()}
+        done = len(answers)
+        found = _ask(
+            grid,
+            requests,
+            UNLEARN,
+            UnlearnReply,
+            group=run,
+            tell=lambda count, _, done=done: tell(done + count, len(jobs)),  # type: ignore[misc]
+        )
+        answers |= {reply.job: reply for reply in found.values()}
+        waiting = [job for job in waiting if first[job.slot].id != job.id]
+    return answers
+
+
+def _unlearn_request(job: Job, settings: Settings) -> UnlearnRequest:
+    return UnlearnRequest(
+        job=job.id,
+        scope=job.scope,
+        records=job.records,
+        methods=parse_methods(settings.unlearning.methods),
+        personalisation=settings.personalisation,
+        unlearning=settings.unlearning,
+        epsilons_sd=numbers(settings.probe.epsilons_sd),
+    )
+
+
+def _ask(
+    grid: Grid,
+    requests: Mapping[int, RecordDict],
+    message_type: str,
+    kind: type[Reply],
+    *,
+    group: str,
+    tell: Tell | None = None,
+) -> dict[int, Reply]:
+    """Send each node its request, a wave at a time, and return the answers that came, by node."""
+    answers: dict[int, Reply] = {}
+    waiting: dict[str, int] = {}
+    unsent = list(requests.items())
+    deadline = time.monotonic() + ANSWER_S
+    gone = 0
+    while (unsent or waiting) and time.monotonic() < deadline:
+        wave, unsent = unsent[: WAVE - len(waiting)], unsent[WAVE - len(waiting) :]
+        messages = [
+            Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in wave
+        ]
+        if messages:
+            ids = grid.push_messages(messages)
+            waiting |= {message_id: node for message_id, (node, _) in zip(ids, wave, strict=True)}
+        for message in grid.pull_messages(list(waiting)):
+            node = waiting.pop(message.metadata.reply_to_message_id)
+            gone += 1
+            if tell is not None:
+                tell(gone, len(requests))
+            if message.has_error():
+                continue
+            try:
+                answers[node] = read(kind, message)
+            except DataError:
+                continue
+        time.sleep(POLL_S)
+    return answers

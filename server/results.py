@@ -1,0 +1,174 @@
+"""Puts what a run found into `result.json` and `figures.npz`, which the report and the summary are made from.
+
+Only aggregates of a patient's segments are stored; the waveforms in `figures.npz` are public control segments.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.auditor import difference, summarise
+from server.general import Corpus, Trained
+from server.registry import Registry
+from server.rows import Job, Role
+from server.workspace import Workspace
+from shared.attacks import fgsm_direction, perturb
+from shared.files import write_atomically
+from shared.messages import GroupMargins, MethodOutcome, PersonaliseReply, ProbeReply, UnlearnReply
+from shared.model import ResNet34
+from shared.ptbxl import for_task, index
+from shared.settings import Settings, numbers
+from shared.training import Examples, apply
+
+EXAMPLE_EPSILON_SD = 0.1  # strength of the attack in the picture of a waveform, if the probe has none nearer
+
+
+def describe_data(
+    workspace: Workspace, corpus: Corpus, personal: Iterable[PersonaliseReply], settings: Settings
+) -> dict[str, Any]:
+    """Return what the run's data were and what was left out of them, with counts."""
+    found = index(workspace.data)
+    usable, other = for_task(found.records, settings.general.task)
+    left_out = Counter(one.reason for one in (*found.left_out, *other, *corpus.signals.left_out))
+    for reply in personal:
+        left_out.update(reply.left_out or {})
+    return {
+        "folder_name": workspace.data.name,
+        "unit": corpus.signals.unit,
+        "digest": corpus.signals.digest,
+        "patients": len({record.patient for record in usable}),
+        "records": len(usable),
+        "left_out": dict(left_out),
+    }
+
+
+def describe_split(registry: Registry) -> dict[str, Any]:
+    """Return patients and consented records of each role."""
+    parts: dict[str, Role] = {"corpus": "corpus", "wearables": "wearable", "controls": "control"}
+    found = {}
+    for name, role in parts.items():
+        rows = registry.records(role=role)
+        found[name] = {"patients": len({row.patient for row in rows}), "records": len(rows)}
+    return found
+
+
+def describe_general(trained: Trained) -> dict[str, Any]:
+    """Return what is told of the general model."""
+    return {**trained.record, "reused": trained.reused}
+
+
+_TOLD = (
+    *("slot", "records", "train_segments", "held_out_segments", "split", "accepted", "reason", "personal", "bundle"),
+    *("own_general", "own_personal", "others_general", "others_personal", "parity", "seconds"),
+)
+
+
+def describe_personal(
+    replies: Mapping[int, PersonaliseReply], pseudonyms: Mapping[int, str], general: str
+) -> list[dict[str, Any]]:
+    """Return one row a device that made a personal model."""
+    return [
+        {**{name: getattr(reply, name) for name in _TOLD}, "pseudonym": pseudonyms[slot], "general": general}
+        for slot, reply in sorted(replies.items())
+        if reply.status == "ok"
+    ]
+
+
+def describe_probe(replies: Mapping[int, ProbeReply], settings: Settings) -> dict[str, Any]:
+    """Return the paper's probe for members, held-out segments and never-used control patients."""
+    epsilons = numbers(settings.probe.epsilons_sd)
+    answered = [reply for _, reply in sorted(replies.items()) if reply.status == "ok"]
+
+    def group(parts: Iterable[GroupMargins | None]) -> dict[str, Any]:
+        return dict(summarise([part for part in parts if part is not None], epsilons, seed=settings.cohort.seed))
+
+    return {
+        "epsilons_sd": list(epsilons),
+        "groups": {
+            "member": group(reply.member for reply in answered),
+            "held_out": group(reply.held_out for reply in answered),
+            "control": group(reply.control for reply in answered),
+        },
+    }
+
+
+def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[str, Any]:
+    """Return what became of one withdrawal."""
+    return {
+        "job": job.id,
+        "pseudonym": pseudonym,
+        "slot": job.slot,
+        "scope": job.scope,
+        "records": list(job.records),
+        "requested_at": job.requested_at,
+        "unlearned_at": reply.unlearned_at,
+        "served": reply.served,
+        "general": reply.general,
+        "before": reply.before,
+        "methods": [_describe_method(outcome) for outcome in reply.methods],
+        "equals_general": bool(reply.general) and reply.after == reply.general,
+        "erased": {
+            "segments": reply.segments_erased,
+            "bytes": sum(file.bytes for file in reply.erased),
+            "files": [file.name for file in reply.erased],
+        },
+    }
+
+
+def figures(model: ResNet34, control: Examples, settings: Settings) -> dict[str, npt.NDArray[Any]]:
+    """Attack the general model on public control segments, for the pictures of waveforms and predictions."""
+    epsilons = numbers(settings.probe.epsilons_sd)
+    if len(control) == 0:
+        return {}
+    direction = fgsm_direction(model, control)
+    attacked = [perturb(control.segments, direction, epsilon_sd=e, lead_sd=model.lead_sd) for e in epsilons]
+    predictions = np.array([apply(model, segments).argmax(dim=1).numpy() for segments in attacked])
+    labels = control.labels.argmax(dim=1).numpy()
+    strength = int(np.abs(np.array(epsilons) - EXAMPLE_EPSILON_SD).argmin())
+    clean = apply(model, control.segments).argmax(dim=1).numpy()
+    turned = (clean == labels) & (predictions[strength] != labels)
+    shown = int(turned.argmax())  # the first segment that the attack turns, else the first
+    return {
+        "clean": control.segments[shown].numpy(),
+        "adversarial": attacked[strength][shown].numpy(),
+        "epsilon_sd": np.array(epsilons[strength]),
+        "lead_sd": model.lead_sd.numpy(),
+        "label": labels[shown],
+        "clean_prediction": clean[shown],
+        "adversarial_prediction": predictions[strength][shown],
+        "labels": labels,
+        "predictions": predictions,
+    }
+
+
+def save(folder: Path, result: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write both files into the report's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(folder / "figures.npz", buffer.getvalue())
+    write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
+
+
+def _describe_method(outcome: MethodOutcome) -> dict[str, Any]:
+    def change(name: str) -> dict[str, Any]:
+        before, after = outcome.before_groups.get(name), outcome.after_groups.get(name)
+        if before is None or after is None:
+            return {"segments": 0, "before": [], "after": []}
+        return {"segments": len(before.general_hits[0]), "before": difference(before), "after": difference(after)}
+
+    return {
+        "method": outcome.method,
+        "exact": outcome.exact,
+        "after": outcome.after,
+        "seconds": outcome.seconds,
+        "own": vars(outcome.own),
+        "others": vars(outcome.others),
+        "difference": {name: change(name) for name in ("forgotten", "held_out", "control")},
+    }
