@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server import phases, report, results
+from server import phases, results
 from server.general import Trained, open_corpus, train_general
 from server.progress import Progress
 from server.registry import Registry
@@ -209,8 +209,8 @@ def _has_copy(run: Run, slot: int | None) -> bool:
 
 
 def finish(run: Run, trained: Trained, began: datetime) -> None:
-    """Write the result and the report."""
-    with run.progress.phase("report"):
+    """Write the result; `lethe report` makes the page from it."""
+    with run.progress.phase("result"):
         model, public = load_general(run.workspace.models / trained.digest)
         pseudonyms = {p.slot: p.pseudonym for p in run.registry.patients("wearable") if p.slot is not None}
         corpus = open_corpus(run.workspace, run.registry, run.settings)
@@ -231,6 +231,5 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "seconds": (datetime.now(UTC) - began).total_seconds(),
             "overhead_seconds": None,
         }
-        folder = run.workspace.reports / run.name
-        results.save(folder, result, results.figures(model, public.control, run.settings))
-        report.build(folder)
+        figures = results.figures(model, public.control, run.settings)
+        results.save(run.workspace.reports / run.name, result, figures)
