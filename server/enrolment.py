@@ -1,0 +1,160 @@
+"""From a data folder's records to enrolled patients and the feeds of their simulated sensors.
+
+Who plays which part is `simulations/split.py`'s; what enrolling means for consent is `server/registry.py`'s. No
+device is touched: it records by itself when it is first asked to do something.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.registry import Enrolment, Patient, Registry
+from server.workspace import Workspace
+from shared.errors import ConsentError, DataError, UsageError, WorkspaceError
+from shared.files import write_atomically
+from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest
+from shared.settings import General, Task
+
+FACT = "enrolment"  # the registry remembers under this name how its patients were enrolled
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Records whose signals can be read, those that cannot, and the units met ("mV" or "NU")."""
+
+    records: tuple[Record, ...]
+    left_out: tuple[LeftOut, ...]
+    units: frozenset[str]
+
+
+def readable(folder: Path, records: Iterable[Record], *, tell: Callable[[int], None]) -> Readable:
+    """Read every record's signal once, so that nobody is enrolled with a record that cannot be used."""
+    kept, left_out, units = [], [], set()
+    for done, record in enumerate(records, start=1):
+        try:
+            units.add(read_signal(folder, record)[1])
+            kept.append(record)
+        except BadRecord as error:
+            left_out.append(LeftOut(record.id, error.reason, str(error)))
+        tell(done)
+    return Readable(tuple(kept), tuple(left_out), frozenset(units))
+
+
+def write_feed(
+    workspace: Workspace, patient: Patient, *, folder: Path, records: Iterable[Record], digests: Mapping[str, str]
+) -> None:
+    """Write which records the sensor of a patient's device will record, in the order of time.
+
+    Raises:
+        WorkspaceError: the feed cannot be written.
+    """
+    if patient.slot is None:
+        return
+    in_time = sorted(records, key=lambda record: (record.recorded_at, len(record.id), record.id))
+    feed = {
+        "data": str(folder),
+        "patient": patient.id,
+        "pseudonym": patient.pseudonym,
+        "records": [_entry(record, digests[record.id]) for record in in_time],
+    }
+    path = workspace.feed(patient.slot)
+    try:
+        write_atomically(path, (json.dumps(feed, indent=1) + "\n").encode())
+    except OSError as error:
+        raise WorkspaceError(
+            f"cannot write feed {path}: {error.strerror or error}; free space and try again"
+        ) from error
+
+
+def _entry(record: Record, digest: str) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "path": record.path,
+        "hz": record.hz,
+        "sha256": digest,
+        "superclasses": list(record.superclasses),
+        "recorded_at": record.recorded_at,
+    }
+
+
+def _ignore(_: LeftOut) -> None:
+    """Leave it at that."""
+
+
+def enrol_patient(
+    workspace: Workspace, patient: str, *, data: Path | None = None, tell: Callable[[LeftOut], None] = _ignore
+) -> Patient:
+    """Enrol one more patient with a device, from the workspace's data or from another folder.
+
+    Args:
+        workspace: has a registry.
+        patient: the id in the data.
+        data: another folder in PTB-XL's layout.
+        tell: is given every record of the patient that cannot be used.
+
+    Raises:
+        ConsentError: the patient is enrolled already, in whatever part, or one of the recordings is.
+        UsageError: the data do not know the patient.
+        DataError: none of the patient's records can be used.
+    """
+    folder = (data or workspace.data).expanduser().resolve()
+    with Registry.open(workspace.registry_path) as registry:
+        _refuse_enrolled(registry, patient)
+        before = registry.recall(FACT) or {}
+        task: Task = before.get("task", General.task)
+        found = _usable(folder, patient, task=task, unit=before.get("unit"))
+        digests = {record.id: record_digest(folder, record) for record in found.records}
+        for holder, record_id in registry.holders(digests.values()):
+            raise ConsentError(
+                f"a recording of patient {patient} is enrolled already, as record {record_id} of patient {holder}; "
+                "choose a patient whose recordings nobody holds"
+            )
+
+        def feed(enrolled: Sequence[Patient]) -> None:
+            write_feed(workspace, enrolled[0], folder=folder, records=found.records, digests=digests)
+
+        (added,) = registry.enrol_many([Enrolment(patient, "wearable", digests)], before_commit=feed)
+    for one in found.left_out:
+        tell(one)
+    return added
+
+
+def _refuse_enrolled(registry: Registry, patient: str) -> None:
+    for known in registry.patients():
+        if known.id != patient:
+            continue
+        if known.status == "withdrawn":
+            raise ConsentError(f"patient {patient} has withdrawn and is not enrolled again under this id")
+        if known.role == "wearable":
+            raise ConsentError(f"patient {patient} wears device {known.slot} already; `lethe patients show {patient}`")
+        raise ConsentError(
+            f"patient {patient} is enrolled as {known.role}, and a role is for good: a device is only for patients whom "
+            "no general model has met; choose one who is not enrolled"
+        )
+
+
+def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> Readable:
+    """Return the patient's records that the task can use and that can be read."""
+    known = index(folder)
+    own = [record for record in known.records if record.patient == patient]
+    if not own:
+        people = {record.patient for record in known.records}
+        near = difflib.get_close_matches(patient, sorted(people), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "--data names another folder"
+        raise UsageError(f"no patient {patient!r} with a superclass among the {len(people)} of {folder}; {hint}")
+    kept, unfit = for_task(own, task)
+    found = readable(folder, kept, tell=lambda _: None)
+    left_out = (*unfit, *found.left_out)
+    if not found.records:
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(one.reason for one in left_out).items())
+        raise DataError(f"none of the {len(own)} records of patient {patient} can be used: {reasons}; choose another")
+    if unit is not None and found.units != {unit}:
+        raise DataError(
+            f"records of patient {patient} are in {' and '.join(sorted(found.units))}, this workspace's in {unit}; "
+            "take a folder in the same unit"
+        )
+    return Readable(found.records, left_out, found.units)
