@@ -87,7 +87,7 @@ def take_back(
         .order_by(sa.func.length(records.c.id), records.c.id)
     ).all()
     held = [row.id for row in rows]
-    wanted = set(held) if named is None else _known(patient.id, named, held)
+    wanted = set(held) if named is None else named_records(patient.id, named, held)
     left = [row.id for row in rows if row.event is None]
     now = [record for record in left if record in wanted]
     if now:
@@ -102,7 +102,12 @@ def take_back(
     return [job.id for job in every if wanted & set(job.records)]
 
 
-def _known(patient: str, named: Sequence[str], held: Sequence[str]) -> set[str]:
+def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> set[str]:
+    """Return which of the records that the patient holds are named.
+
+    Raises:
+        UsageError: a record that the patient does not have, or none named.
+    """
     unknown = [record for record in named if record not in held]
     if unknown or not named:
         seen = f"no record {', '.join(unknown)}" if unknown else "no record was named"

@@ -132,8 +132,8 @@ def _refuse_enrolled(registry: Registry, patient: str) -> None:
         if known.role == "wearable":
             raise ConsentError(f"patient {patient} wears device {known.slot} already; `lethe patients show {patient}`")
         raise ConsentError(
-            f"patient {patient} is enrolled as {known.role}, and a role is for good: a device is only for patients whom "
-            "no general model has met; choose one who is not enrolled"
+            f"patient {patient} is enrolled as {known.role}, and a role is for good: a device is for patients whom no "
+            "general model has met; choose one who is not enrolled"
         )
 
 

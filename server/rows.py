@@ -154,3 +154,8 @@ class RunRow:
     status: str
     settings: Mapping[str, Any]
     detail: Mapping[str, Any]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 record", "2 records"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,232 @@
+"""The operator's commands: patients, jobs and devices; `simulations/cli.py` mounts them and prints errors.
+
+Each opens the workspace, asks the registry, and shows the answer. Nothing heavy is imported before a command runs.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.rows import DUE, Job, Patient, Role, counted
+from server.workspace import Workspace
+from shared.errors import UsageError
+from shared.terminal import note, show
+
+if TYPE_CHECKING:
+    from server.registry import Registry
+
+patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
+jobs = typer.Typer(help="What devices have to forget, and how far they are.", no_args_is_help=True)
+devices = typer.Typer(help="What the devices last told.", no_args_is_help=True)
+
+Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+PatientId = Annotated[str, typer.Argument(help="The patient's id in the data.", show_default=False)]
+HOME = Path("lethe-home")
+
+
+@contextmanager
+def _registry(home: Path) -> Iterator["Registry"]:
+    from server.registry import Registry
+
+    with Registry.open(Workspace.open(home).registry_path) as registry:
+        yield registry
+
+
+@patients.command("add")
+def add_patient(
+    patient: PatientId,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Another folder in PTB-XL's layout.", show_default=False)
+    ] = None,
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Enrol a patient and give them the next device; the next run makes its model."""
+    from rich.text import Text
+
+    from server.enrolment import enrol_patient
+
+    left_out: dict[str, str] = {}
+    added = enrol_patient(
+        Workspace.open(home), patient, data=data, tell=lambda one: left_out.update({one.record: one.reason})
+    )
+    for record, reason in left_out.items():
+        note(f"record {record} is left out: {reason}")
+    text = (
+        f"Patient {added.id} wears device {added.slot} with {counted(added.records, 'record')}, pseudonym {added.pseudonym}.\n"
+        "The next `lethe run` makes the personal model."
+    )
+    show({"patient": asdict(added), "left_out": left_out}, as_json=as_json, render=lambda: Text(text))
+
+
+@patients.command("list")
+def list_patients(
+    role: Annotated[Role, typer.Option("--role", help="Which patients.")] = "wearable",
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """List the patients who wear a device, or those of another role."""
+    from server import cli_views
+
+    with _registry(home) as registry:
+        found = registry.patients(role)
+        told = {device.slot: device for device in registry.devices()}
+        due = registry.jobs()
+    own: dict[str, list[Job]] = {one.id: [] for one in found}
+    for job in due:
+        own.get(job.patient, []).append(job)
+    worn = {p.id: cli_views.model_state(p, told.get(p.slot), own[p.id]) for p in found if p.slot is not None}
+    result = {"patients": [asdict(one) | {"model": worn.get(one.id)} for one in found]}
+    show(result, as_json=as_json, render=lambda: cli_views.patient_table(found, worn, role=role))
+
+
+@patients.command("show")
+def show_patient(patient: PatientId, home: Home = HOME, as_json: AsJson = False) -> None:
+    """Show one patient: records, consent, jobs and device."""
+    from server import cli_views
+
+    with _registry(home) as registry:
+        who = registry.patient(patient)
+        records = registry.records(patient, consented_only=False)
+        events = registry.events(patient)
+        own = [job for job in registry.jobs() if job.patient == patient]
+        device = next((one for one in registry.devices() if one.slot == who.slot), None)
+    model = cli_views.model_state(who, device, own) if who.slot is not None else None
+    result = {
+        "patient": asdict(who) | {"model": model},
+        "records": _dicts(records),
+        "events": _dicts(events),
+        "jobs": _dicts(own),
+        "device": asdict(device) if device else None,
+    }
+    show(
+        result,
+        as_json=as_json,
+        render=lambda: cli_views.patient_page(
+            who, model=model or "", records=records, events=events, jobs=own, device=device
+        ),
+    )
+
+
+@patients.command("withdraw")
+def withdraw_consent(
+    patient: PatientId,
+    record: Annotated[
+        list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
+    ] = None,
+    yes: Yes = False,
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Take a patient's consent back, for everything or for named records."""
+    _withdraw(home, patient, record or None, yes=yes, as_json=as_json)
+
+
+@patients.command("remove")
+def remove_patient(patient: PatientId, yes: Yes = False, home: Home = HOME, as_json: AsJson = False) -> None:
+    """Take a patient's consent back for everything; another name of withdraw."""
+    _withdraw(home, patient, None, yes=yes, as_json=as_json)
+
+
+def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: bool, as_json: bool) -> None:
+    from server import cli_views
+    from server.consent import named_records
+
+    with _registry(home) as registry:
+        rows = registry.records(patient, consented_only=False)
+        wanted = None if named is None else named_records(patient, named, [row.id for row in rows])
+        lost = [row.id for row in rows if not row.withdrawn and (wanted is None or row.id in wanted)]
+        if lost and not yes:
+            _confirm(registry.patient(patient), lost, of=len(rows))
+        before = len(registry.events(patient))
+        covering = registry.withdraw(patient, records=named)
+        events = registry.events(patient)
+        who = registry.patient(patient)
+    next_step = _next_step(who, covering)
+    changed = len(events) > before
+    taken = [event for event in events if event.kind == "withdrawn" and (wanted is None or wanted & set(event.records))]
+    result = {"changed": changed, "patient": asdict(who), "event": asdict(taken[-1])}
+    result |= {"jobs": _dicts(covering), "next": next_step}
+    show(
+        result,
+        as_json=as_json,
+        render=lambda: cli_views.withdrawal(who, changed=changed, event=taken[-1], jobs=covering, next_step=next_step),
+    )
+
+
+def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
+    """Ask at a terminal, saying what will be erased.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    effect = "no run uses them any more"
+    if patient.slot is not None:
+        effect = f"device {patient.slot} erases them and its model unlearns them"
+    what = f"{', '.join(lost)} ({len(lost)} of {counted(of, 'record')})"
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"patient {patient.id} withdraws {what}: {effect}, for good, and there is no terminal to ask at; "
+            "confirm with --yes"
+        )
+    note(f"Patient {patient.id} withdraws {what}: {effect}.")
+    if not typer.confirm("This cannot be undone. Withdraw?", err=True):
+        note("Nothing was changed.")
+        raise typer.Exit(1)
+
+
+def _next_step(patient: Patient, covering: Sequence[Job]) -> str:
+    if any(job.state in DUE for job in covering):
+        return f"The next `lethe run` tells device {patient.slot}; no run trains on these records any more."
+    if covering:
+        return "The device has forgotten them already."
+    if patient.role == "corpus":
+        return "The next `lethe run` trains a general model without these records."
+    return "No run uses these records any more."
+
+
+@jobs.command("list")
+def list_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
+    """List the unlearning jobs, oldest first."""
+    from server import cli_views
+
+    with _registry(home) as registry:
+        found = registry.jobs()
+    show({"jobs": _dicts(found)}, as_json=as_json, render=lambda: cli_views.job_table(found))
+
+
+@jobs.command("show")
+def show_job(
+    job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Show one job and every step it took."""
+    from server import cli_views
+
+    with _registry(home) as registry:
+        found, steps = registry.job(job), registry.job_events(job)
+    result = {"job": asdict(found), "steps": _dicts(steps)}
+    show(result, as_json=as_json, render=lambda: cli_views.job_page(found, steps))
+
+
+@devices.command("list")
+def list_devices(home: Home = HOME, as_json: AsJson = False) -> None:
+    """List what every device last told."""
+    from server import cli_views
+
+    with _registry(home) as registry:
+        found = registry.devices()
+        pseudonyms = {one.id: one.pseudonym for one in registry.patients("wearable")}
+    show({"devices": _dicts(found)}, as_json=as_json, render=lambda: cli_views.device_table(found, pseudonyms))
+
+
+def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
+    return [asdict(row) for row in rows]

@@ -1,0 +1,187 @@
+"""How the operator's commands look on a terminal of 80 columns: rows of the registry in, rich renderables out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from server.rows import DUE, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
+
+MOST_ROWS = 200  # of a table; all of PTB-XL is no table
+STYLES = {
+    "personal": "green",
+    "personal, unlearned": "green",
+    "general (rolled back)": "yellow",
+    "to unlearn": "yellow",
+    "unlearning": "yellow",
+    "unlearning failed": "bold red",
+    "forgotten": "cyan",
+    "active": "green",
+    "partly withdrawn": "yellow",
+    "withdrawn": "cyan",
+    "REQUESTED": "yellow",
+    "DISPATCHED": "yellow",
+    "UNLEARNED": "green",
+    "AUDITED": "green",
+    "CERTIFIED": "bold green",
+    "FAILED": "bold red",
+}
+
+
+def model_state(patient: Patient, device: DeviceRow | None, jobs: Sequence[Job]) -> str:
+    """Say in a word or two which model a patient's device has, as far as the hospital knows."""
+    due = {job.state for job in jobs if job.state in DUE}
+    if "FAILED" in due:
+        return "unlearning failed"
+    if due:
+        return "unlearning" if "DISPATCHED" in due else "to unlearn"
+    if patient.status == "withdrawn":
+        return "forgotten"
+    if device is None or device.personal is None:
+        return "none yet"
+    if not device.accepted:
+        return "general (rolled back)"
+    return "personal, unlearned" if jobs else "personal"
+
+
+def patient_table(patients: Sequence[Patient], models: Mapping[str, str], *, role: Role) -> RenderableType:
+    """Draw the patients of one role; `models` says which model a wearable's device has."""
+    worn = role == "wearable"
+    table = _table(
+        "patient", "pseudonym", "role", "records>", "withdrawn>", *(("slot>", "model") if worn else ("consent",))
+    )
+    for one in patients[:MOST_ROWS]:
+        start = (one.id, one.pseudonym, one.role, str(one.records), str(one.withdrawn or "–"))
+        end = (str(one.slot), _styled(models[one.id])) if worn else (_styled(one.status),)
+        table.add_row(*start, *end)
+    return _with_rest(table, total=len(patients), none=f"No {role} is enrolled; `lethe init` enrols a cohort.")
+
+
+def patient_page(
+    patient: Patient,
+    *,
+    model: str,
+    records: Sequence[RecordRow],
+    events: Sequence[ConsentEvent],
+    jobs: Sequence[Job],
+    device: DeviceRow | None,
+) -> RenderableType:
+    """Draw all that the registry knows of one patient."""
+    facts: list[tuple[str, str | Text]] = [
+        ("pseudonym", patient.pseudonym),
+        ("role", patient.role),
+        ("enrolled", _when(patient.enrolled_at)),
+        ("consent", _styled(patient.status)),
+    ]
+    if patient.slot is not None:
+        facts += [("device", f"slot {patient.slot}"), ("model", _styled(model))]
+    if device is not None:
+        facts.append(("accuracy", f"{_share(device.own)} own, {_share(device.others)} others"))
+    held = _table("record", "sha256", "consent")
+    for record in records:
+        consent = _styled("withdrawn" if record.withdrawn else "active")
+        held.add_row(record.id, f"{record.sha256[:16]}…", consent)
+    history = _table("event>", "when", "consent", "for", "source")
+    for event in events:
+        history.add_row(str(event.seq), _when(event.at), event.kind, _forget(event.scope, event.records), event.source)
+    parts: list[RenderableType] = [Text(f"Patient {patient.id}\n", style="bold"), _facts(facts), held, history]
+    return Group(*parts, *([job_table(jobs)] if jobs else []))
+
+
+def job_table(jobs: Sequence[Job]) -> RenderableType:
+    """Draw jobs, one a line."""
+    table = _table("job", "patient", "slot>", "forget", "state", "method", "requested")
+    for job in jobs[:MOST_ROWS]:
+        what = _forget(job.scope, job.records)
+        state = _styled(job.state)
+        table.add_row(job.id, job.patient, str(job.slot), what, state, job.method or "–", _when(job.requested_at))
+    return _with_rest(table, total=len(jobs), none="No job; a withdrawal by a patient with a device makes one.")
+
+
+def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
+    """Draw one job and every step it took."""
+    facts: list[tuple[str, str | Text]] = [
+        ("patient", job.patient),
+        ("device", f"slot {job.slot}"),
+        ("forget", f"{_forget(job.scope, job.records)}: {', '.join(job.records)}"),
+        ("state", _styled(job.state)),
+        ("method", job.method or "–"),
+    ]
+    history = _table("when", "state", "detail")
+    for step in steps:
+        detail = ", ".join(f"{name}: {value}" for name, value in step.detail.items())
+        history.add_row(_when(step.at), _styled(step.state), detail or "–")
+    return Group(Text(f"Job {job.id}\n", style="bold"), _facts(facts), history)
+
+
+def device_table(devices: Sequence[DeviceRow], pseudonyms: Mapping[str, str]) -> RenderableType:
+    """Draw what every device last told."""
+    table = _table("slot>", "pseudonym", "general", "personal", "own>", "others>", "model", "told")
+    for one in devices[:MOST_ROWS]:
+        digests = ((one.general or "–")[:8], (one.personal or "–")[:8])
+        model = _styled("personal" if one.accepted else "rolled back")
+        accuracy = (_share(one.own), _share(one.others))
+        table.add_row(str(one.slot), pseudonyms[one.patient], *digests, *accuracy, model, _when(one.updated_at))
+    return _with_rest(table, total=len(devices), none="No device has told anything yet; `lethe run` asks them.")
+
+
+def withdrawal(
+    patient: Patient, *, changed: bool, event: ConsentEvent, jobs: Sequence[Job], next_step: str
+) -> RenderableType:
+    """Draw what a withdrawal wrote, and what happens next."""
+    what = "everything" if event.scope == "patient" else _forget(event.scope, event.records)
+    head = (
+        f"Patient {patient.id} has withdrawn consent for {what}." if changed else "Withdrawn already; nothing changed."
+    )
+    facts: list[tuple[str, str | Text]] = [
+        ("patient", f"{patient.id}, pseudonym {patient.pseudonym}, {patient.role}"),
+        ("consent event", f"{event.seq}, {_when(event.at, seconds=True)}, source {event.source}"),
+        ("records", ", ".join(event.records)),
+    ]
+    for job in jobs:
+        facts.append(("job", Text.assemble(f"{job.id}, slot {job.slot}, ", _styled(job.state))))
+    return Group(Text(f"{head}\n", style="bold"), _facts(facts), Text(f"\n{next_step}"))
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; a column whose name ends in > is for numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return table
+
+
+def _facts(facts: Iterable[tuple[str, str | Text]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, value if isinstance(value, Text) else Text(value))
+    return grid
+
+
+def _with_rest(table: Table, *, total: int, none: str) -> RenderableType:
+    if not total:
+        return Text(none)
+    if total <= MOST_ROWS:
+        return table
+    return Group(table, Text(f"… and {total - MOST_ROWS:,} more; --json prints all", style="dim"))
+
+
+def _styled(word: str) -> Text:
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def _forget(scope: str, records: Sequence[str]) -> str:
+    return "everything" if scope == "patient" else counted(len(records), "record")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _when(at: str, *, seconds: bool = False) -> str:
+    """Return a time for people: UTC, to the minute or the second."""
+    return at.replace("T", " ")[: 19 if seconds else 16]
