@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.typing import Run
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.serverapp import Grid
 
 
@@ -24,6 +25,7 @@ class LocalGrid(Grid):
             )
             for slot in range(nodes)
         }
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._waiting: dict[str, Message] = {}
         self.sent: list[Message] = []
         self.silent: set[int] = set()

@@ -1,0 +1,127 @@
+"""The main job from end to end: make or open data, enrol, run on Flower, report.
+
+The commands of `simulations/cli.py` call this; it prints progress on stderr and returns what to print.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from server.workspace import Workspace
+from shared.errors import DataError, UsageError
+from shared.files import write_atomically
+from shared.settings import Settings
+from shared.terminal import progress
+from simulations import scenarios
+
+DEMO_PATIENTS = 320
+PHASES = {
+    "directory": "finding the devices",
+    "general": "training the general model",
+    "personalise": "personalising on the devices",
+    "probe": "probing with FGSM",
+    "unlearn": "unlearning on the devices",
+    "result": "adding up",
+}
+
+
+def prepare(home: Path, *, data: Path, settings: Settings) -> Workspace:
+    """Make a workspace at `home` with the patients of `data`; a failure leaves nothing behind."""
+    from simulations.enrol import enrol_cohort
+
+    with Workspace.building(home, data=data) as workspace:
+        enrol_cohort(workspace, settings, progress=progress)
+        scenarios.keep(settings, home=home.resolve(), folder=workspace.home)
+    return Workspace.open(home)
+
+
+def synthesise(folder: Path, *, patients: int, seed: int) -> None:
+    """Write the synthetic cohort that the demonstration runs on."""
+    from simulations.cohort import write_cohort
+
+    with progress("writing a synthetic cohort", None) as tell:
+        write_cohort(folder, patients=patients, seed=seed, progress=tell)
+
+
+def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    """Do what is due in one Flower run; return the result with the path of its report.
+
+    The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
+    """
+    from server import report
+    from server.registry import Registry
+    from simulations.launcher import launch
+
+    with Registry.open(workspace.registry_path) as registry:
+        slots = [patient.slot for patient in registry.patients("wearable") if patient.slot is not None]
+    if not slots:
+        raise UsageError("no patient with a wearable is enrolled; add one with `lethe patients add`")
+    began = time.monotonic()
+    with drawn() as on_state:
+        name = launch(workspace, settings, slots=max(slots) + 1, on_state=on_state)
+    wall = time.monotonic() - began
+    folder = workspace.reports / name
+    result = read_result(folder)
+    result["overhead_seconds"] = wall - sum(phase["seconds"] for phase in result["phases"])
+    result["seconds"] = wall
+    write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
+    page = report.build(folder)
+    return {**result, "report": str(page)}
+
+
+def latest(workspace: Workspace, name: str | None) -> Path:
+    """Return the folder of a run's result, of the last run when no name is given.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted(path.parent.name for path in workspace.reports.glob("*/result.json"))
+    if name is None and found:
+        name = found[-1]
+    if name is None or name not in found:
+        seen = f"no run {name!r}" if name else "no finished run"
+        known = f"; there are {', '.join(found)}" if found else "; start one with `lethe run`"
+        raise UsageError(f"{seen} in {workspace.reports}{known}")
+    return workspace.reports / name
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return a run's result."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"no readable result in {folder} ({error}); run again") from error
+    return result
+
+
+@contextmanager
+def drawn() -> Iterator[Any]:
+    """Draw the phases of a run as progress bars on stderr; gives the function that is told its state."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        tasks = {"start": bar.add_task("starting Flower", total=1)}
+
+        def on_state(state: Mapping[str, Any]) -> None:
+            bar.update(tasks["start"], completed=1)
+            for index, phase in enumerate(state["finished"]):
+                key = f"{index}{phase['name']}"
+                if key not in tasks:
+                    tasks[key] = bar.add_task(PHASES[phase["name"]], total=1)
+                total = bar.tasks[tasks[key]].total
+                bar.update(tasks[key], completed=total or 1, total=total or 1)
+            name = state["phase"]
+            key = f"{len(state['finished'])}{name}"
+            if name in PHASES and not (state["finished"] and state["finished"][-1]["name"] == name and state["done"]):
+                if key not in tasks:
+                    tasks[key] = bar.add_task(PHASES[name], total=None)
+                if state["total"]:
+                    bar.update(tasks[key], completed=state["done"], total=state["total"])
+
+        yield on_state

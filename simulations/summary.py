@@ -1,0 +1,118 @@
+"""The summary of a run on the terminal, drawn from its `result.json`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+
+def render(result: Row) -> RenderableType:
+    """Return accuracies, the probe's difference, the withdrawals and the seconds of each phase."""
+    parts: list[RenderableType] = [Text(), _accuracy(result), Text(), _difference(result)]
+    if result["withdrawals"]:
+        parts += [Text(), _withdrawals(result["withdrawals"])]
+    parts += [Text(), _times(result), Text(), _closing(result)]
+    return Group(*parts)
+
+
+def _table(title: str, *columns: str, note: str = "") -> Table:
+    table = Table(title=title, title_style="bold", title_justify="left", caption=note or None, box=box.SIMPLE_HEAD)
+    table.caption_style, table.caption_justify = "dim", "left"
+    table.pad_edge = False
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _accuracy(result: Row) -> Table:
+    """General, personal, unlearned; own held-out and others."""
+    devices = result["personal"]
+    measured = [row for row in devices if row["own_general"] is not None]
+    taken = sum(row["accepted"] for row in devices)
+    note = (
+        f"means over {len(measured)} wearables; {taken} of {len(devices)} copies accepted, the others serve the general"
+    )
+    table = _table("Accuracy", "", "own held-out", "others", note=note)
+    for name in ("general", "personal"):
+        table.add_row(name, _mean(measured, f"own_{name}"), _mean(devices, f"others_{name}"))
+    for name in _methods(result):
+        rows = [method for each in result["withdrawals"] for method in each["methods"] if method["method"] == name]
+        own = [row["own"] for row in rows if row["own"]["n"]]
+        table.add_section()
+        for model in ("general", "personal", "unlearned"):
+            label = f"{name} ({len(rows)} devices): {model}" if model == "general" else f"  {model}"
+            table.add_row(label, _mean(own, model), _mean([row["others"] for row in rows], model))
+    return table
+
+
+def _difference(result: Row) -> Table:
+    """The paper's probe: personal minus general accuracy under FGSM, equation 7."""
+    epsilons = result["probe"]["epsilons_sd"]
+    title = "Personal minus general accuracy under FGSM (points), by epsilon in lead SDs"
+    note = "control patients were never seen by any model: what they show too is not membership"
+    table = _table(title, "", "N", *(f"{epsilon:g}" for epsilon in epsilons), note=note)
+    for name, label in (("member", "member"), ("held_out", "own held-out"), ("control", "control")):
+        group = result["probe"]["groups"][name]
+        table.add_row(f"{label} segments", str(group["segments"]), *map(_points, group["difference"]))
+    for method in _methods(result):
+        table.add_section()
+        for when in ("before", "after"):
+            rows = [m for w in result["withdrawals"] for m in w["methods"] if m["method"] == method]
+            parts = [row["difference"]["forgotten"] for row in rows if row["difference"]["forgotten"]["segments"]]
+            count = sum(part["segments"] for part in parts)
+            means = [_weighted(parts, when, index) for index in range(len(epsilons))]
+            table.add_row(f"forgotten, {when} {method}", str(count), *map(_points, means))
+    return table
+
+
+def _withdrawals(rows: Sequence[Row]) -> Table:
+    table = _table("Withdrawals", "patient", "scope", "erased", "model before", "served now", "is the general model")
+    for row in rows:
+        scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
+        after = row["methods"][-1]["after"] if row["methods"] else ""
+        erased = f"{row['erased']['segments']} segments, {len(row['erased']['files'])} files"
+        same = "yes, by bytes" if row["equals_general"] else "no"
+        table.add_row(row["pseudonym"], scope, erased, row["before"][:12], f"{after[:12]} ({row['served']})", same)
+    return table
+
+
+def _times(result: Row) -> Table:
+    table = _table("Seconds", *(phase["name"] for phase in result["phases"]), "Flower", "total")
+    table.columns[0].justify = "right"
+    seconds = [f"{phase['seconds']:.1f}" for phase in result["phases"]]
+    table.add_row(*seconds, f"{result['overhead_seconds'] or 0.0:.1f}", f"{result['seconds']:.1f}")
+    return table
+
+
+def _closing(result: Row) -> Text:
+    general = result["general"]
+    record = general["metrics"]["record"]
+    told = f"general model {general['digest'][:12]}"
+    if record["accuracy"] is not None:
+        told += f": accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients"
+        told += f" (always the most frequent class: {general['majority']:.3f})"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
+    return Text(f"{told}\nleft out: {left_out}\nreport: {result['report']}")
+
+
+def _methods(result: Row) -> list[str]:
+    return list(dict.fromkeys(m["method"] for w in result["withdrawals"] for m in w["methods"]))
+
+
+def _mean(rows: Sequence[Row], name: str) -> str:
+    values = [row[name] for row in rows if row[name] is not None]
+    return f"{sum(values) / len(values):.3f}" if values else "n/a"
+
+
+def _weighted(parts: Sequence[Row], when: str, index: int) -> float | None:
+    total = sum(part["segments"] for part in parts)
+    return sum(part[when][index] * part["segments"] for part in parts) / total if total else None
+
+
+def _points(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:+.1f}"
