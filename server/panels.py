@@ -1,29 +1,60 @@
 """From a Matplotlib drawing to an SVG element of an HTML page.
 
 Colours are names: the page's stylesheet gives each its value, for light, dark and paper. Ids carry the panel's
-name, so that many panels share a page, and the same drawing gives the same bytes. What is drawn is
-`server/figures.py`'s.
+name, so that many panels share a page, and the same drawing gives the same bytes. Lines, dashes and ticks look
+alike everywhere because they come from here; what is drawn is `server/figures.py`'s.
 """
 
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Series = Sequence[float | None]
+Array = npt.NDArray[Any]
 
 # Matplotlib needs colours while it draws; each stands for the CSS variable of its name.
-NAMES = ("ink", "muted", "line", "paper", "general", "personal", "finetune", "exact", "member", "held_out")
-NAMES += ("control", "train", "validation", "clean", "adversarial", "cell")
-COLOURS = {name: f"#0101{number:02x}" for number, name in enumerate(NAMES, start=1)}
+_NAMES: tuple[str, ...] = (
+    "ink",
+    "muted",
+    "line",
+    "paper",
+    "general",
+    "personal",
+    "finetune",
+    "exact",
+    "member",
+    "held_out",
+)
+_NAMES += ("control", "train", "validation", "clean", "adversarial", "cell")
+COLOURS = {name: f"#0101{number:02x}" for number, name in enumerate(_NAMES, start=1)}
 
-_RC: dict[str, Any] = {
+# Dash and marker say the same as the colour: for the colour-blind, and for print in grey.
+STYLES: dict[str, tuple[str, str]] = {
+    "general": ("--", "s"),
+    "personal": ("-", "o"),
+    "finetune": ("--", "^"),
+    "exact": ("-", "D"),
+    "member": ("-", "o"),
+    "held_out": ("--", "s"),
+    "control": (":", "^"),
+    "train": ("--", "s"),
+    "validation": ("-", "o"),
+}
+OTHER_METHODS = ("control", "held_out", "member")  # styles for methods that have none of their own
+
+_RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lethe",
     "text.parse_math": False,
@@ -46,11 +77,13 @@ _RC: dict[str, Any] = {
     "ytick.color": COLOURS["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "ytick.minor.size": 0,
     "xtick.minor.size": 0,
     "lines.linewidth": 1.8,
-    "lines.markersize": 5,
+    "lines.markersize": 6.5,
     "lines.solid_capstyle": "round",
     "path.simplify_threshold": 0.2,
+    "figure.constrained_layout.hspace": 0.12,
 }
 _QUIET = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -68,8 +101,8 @@ def panel(
     alt: str,
     draw: Callable[[list[Axes]], None],
     *,
-    height: int = 300,
-    width: int = 460,
+    height: int = 270,
+    width: int = 380,
     shape: tuple[int, int] = (1, 1),
 ) -> Panel:
     """Draw one panel of `width` x `height` CSS pixels; `name` keeps its ids apart from other panels'."""
@@ -78,7 +111,7 @@ def panel(
         draw(list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True)).ravel()))
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata=_QUIET)
-    return Panel(alt, Markup(_for_page(file.getvalue(), name, alt)))  # noqa: S704 - text was escaped above
+    return Panel(alt, Markup(_for_page(file.getvalue(), name, alt)))
 
 
 def _for_page(svg: bytes, name: str, alt: str) -> str:
@@ -116,3 +149,46 @@ def _attribute(key: str, value: str, name: str) -> str:
         value = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
         value = " ".join(value.split())
     return value
+
+
+def style_of(method: str, methods: Sequence[str]) -> str:
+    """Return the name of the colour, dash and marker that an unlearning method is drawn in."""
+    if method in STYLES:
+        return method
+    rest = [other for other in methods if other not in STYLES]
+    return OTHER_METHODS[rest.index(method) % len(OTHER_METHODS)]
+
+
+def line(axes: Axes, x: Sequence[float] | Array, y: Series, style: str, *, markers: bool = True) -> None:
+    """Draw `y` over `x` in the colour, dash and marker of `style`; missing values leave a gap."""
+    dash, marker = STYLES[style]
+    axes.plot(
+        x,
+        values_of(y),
+        linestyle=dash,
+        marker=marker if markers else "",
+        color=COLOURS[style],
+        markeredgecolor=COLOURS["paper"],
+        markeredgewidth=1,
+    )
+
+
+def values_of(series: Series) -> Array:
+    """Return a series as float64, with NaN for what is missing."""
+    return np.array([np.nan if value is None else value for value in series], dtype=np.float64)
+
+
+def percent_tick(value: float, _position: float | None = None) -> str:
+    """Return a share as a tick label: `20 %`."""
+    return f"{100 * value:.3g} %"
+
+
+def points_tick(value: float, _position: float | None = None) -> str:
+    """Return a difference of shares as a tick label in percentage points: `+5`."""
+    return f"{100 * value:+.3g}".replace("-", "−") if round(100 * value, 1) else "0"
+
+
+def shares(axis: Axis, label: Callable[[float, float | None], str]) -> None:
+    """Put the ticks of an axis of shares at round percentages."""
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(label)

@@ -6,7 +6,6 @@ drawing `server/figures.py`'s, wording and style `server/report.html`'s.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from server import figures
+from server.panels import STYLES, Panel, style_of
 from server.report_input import Arrays, Result, load_arrays, load_result
+from server.wording import counted, duration, moment, number, percent, points, size, time_of, word, worded
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.settings import SUPERCLASSES
@@ -24,7 +25,6 @@ Claim = Literal["bytes", "remade", "approximate", "differs", "pending"]
 DETAILED = 12  # withdrawals that get charts and tables; the rest are rows of one table
 STRONGEST = 0.06  # shares and confusion matrices are about the largest attack below this
 SMALL = 30  # a mean over fewer is marked as small
-WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PHASES = {
     "general": "Train the general model",
     "directory": "Find the devices",
@@ -64,7 +64,7 @@ def render(result: Result, arrays: Arrays) -> str:
     )
     filters = (percent, duration, size, moment, number, counted)
     environment.filters.update({function.__name__: function for function in filters})
-    environment.globals.update(points=points)
+    environment.globals.update(points=points, worded=worded)
     return environment.get_template("report.html").render(result=result, **_view(result, arrays))
 
 
@@ -94,22 +94,20 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
         "phase_names": PHASES,
         "small": SMALL,
         "rows_at_most": figures.ROWS_AT_MOST,
-        "styles": figures.STYLES,
-        "style_of": figures.style_of,
+        "styles": STYLES,
+        "style_of": style_of,
         "reasons": [(row["pseudonym"], row["reason"]) for row in result["personal"] if row["reason"]],
     }
 
 
 def headline(withdrawn: int, devices: int) -> str:
     """Return the page's first sentence: `Two of 24 patients withdrew.`"""
-    if not withdrawn:
-        return f"{counted(devices, 'wearable')} became personal; nobody withdrew.".capitalize()
     if devices == 1:
-        return "The one patient withdrew."
-    return f"{amount(withdrawn)} of {devices:,} patients withdrew.".capitalize()
+        return "The one patient withdrew." if withdrawn else "The one patient did not withdraw."
+    return f"{word(withdrawn) if withdrawn else 'None'} of {devices:,} patients withdrew."
 
 
-def _panels(result: Result, arrays: Arrays, at: int) -> dict[str, list[figures.Panel]]:
+def _panels(result: Result, arrays: Arrays, at: int) -> dict[str, list[Panel]]:
     epsilons = result["probe"]["epsilons_sd"]
     return {
         "devices": figures.own_against_others(result["personal"]),
@@ -156,7 +154,7 @@ def _withdrawal(number: int, row: Mapping[str, Any], epsilons: Sequence[float]) 
     drawn = figures.before_and_after(f"w{number}", epsilons, *lines) if lines and number <= DETAILED else []
     delay = None
     if row["unlearned_at"] is not None:
-        delay = (_time(row["unlearned_at"]) - _time(row["requested_at"])).total_seconds()
+        delay = (time_of(row["unlearned_at"]) - time_of(row["requested_at"])).total_seconds()
     return {
         **row,
         "number": number,
@@ -173,9 +171,7 @@ Lines = tuple[dict[str, Sequence[float | None]], dict[str, dict[str, Sequence[fl
 def _lines(methods: Sequence[Mapping[str, Any]]) -> Lines:
     """Return the differences by strength: before, by group, and after, by method and group."""
     before = {group: found["before"] for group, found in methods[0]["difference"].items()}
-    after = {
-        row["method"]: {group: found["after"] for group, found in row["difference"].items()} for row in methods
-    }
+    after = {row["method"]: {group: found["after"] for group, found in row["difference"].items()} for row in methods}
     return before, after
 
 
@@ -239,68 +235,3 @@ def _devices(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "general": sorted({row["general"] for row in rows}),
         "split": {name: sum(row["split"] == name for row in rows) for name in ("record", "time")},
     }
-
-
-def _time(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise DataError(f"result.json: {text[:40]!r} is no ISO 8601 time; was it written by this version?") from None
-
-
-def moment(text: str | None) -> str:
-    """Return `23 November 2026, 15:45:00 UTC`."""
-    if text is None:
-        return "n/a"
-    time = _time(text)
-    zone = time.strftime("%Z") or "time zone unknown"
-    return f"{time.day} {time:%B %Y, %H:%M:%S} {zone}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return `0.8 s`, `75 s` or `12 min 4 s`."""
-    if seconds is None:
-        return "n/a"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if round(seconds) < 120:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: int) -> str:
-    """Return `512 bytes`, `123 kB` or `1.5 MB`."""
-    if count < 1000:
-        return f"{count} bytes"
-    return f"{count / 1000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
-
-
-def percent(share: float | None) -> str:
-    """Return `82.0 %`."""
-    return "n/a" if share is None else f"{100 * share:.1f} %"
-
-
-def points(before: float | None, after: float | None) -> str:
-    """Return the change from `before` to `after` in percentage points: `+3.2`, `−1.0` or `0.0`."""
-    if before is None or after is None:
-        return "n/a"
-    change = round(100 * (after - before), 1)
-    return f"{change:+.1f}".replace("-", "−") if change else "0.0"
-
-
-def number(value: float | None) -> str:
-    """Return three decimals; very small numbers in powers of ten."""
-    if value is None:
-        return "n/a"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return `one patient`, `two patients`, `12 patients`."""
-    return f"{amount(count)} {noun if count == 1 else noun + 's'}"
-
-
-def amount(count: int) -> str:
-    """Return small counts as words, large ones with their thousands apart."""
-    return WORDS[count] if count < len(WORDS) else f"{count:,}"

@@ -5,6 +5,8 @@ wearable patient's. What the page makes of them is `server/report.py`'s.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ SHAPE: Mapping[str, Any] = {
     "phases": [{"name": str, "seconds": _N}],
     "overhead_seconds": _N,
 }
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CURVES = ("general", "personal", "difference", "low", "high")
 
 
@@ -98,6 +101,7 @@ def load_result(path: Path) -> Result:
         raise DataError(f"{path} is missing; `lethe run` writes it, `lethe report` only reads it") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); run again to write a new one") from error
+    result = _clean(result)
     _check(result, SHAPE, path.name)
     strengths = len(result["probe"]["epsilons_sd"])
     for name, group in result["probe"]["groups"].items():
@@ -113,15 +117,29 @@ def load_result(path: Path) -> Result:
     return dict(result)
 
 
-def _check(value: Any, shape: Any, where: str) -> None:  # noqa: ANN401 - JSON
+def _clean(value: Any) -> Any:
+    """Return JSON with a mark for characters that no page can show or that turn text around, None for infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return value
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
     """Raise DataError unless `value` has the `shape`: a type, {key: shape}, [shape] or (shape, None)."""
     if isinstance(shape, tuple):
         if value is not None:
             _check(value, shape[0], where)
         return
-    kind = shape if isinstance(shape, type) else type(shape)
+    kind: type = shape if isinstance(shape, type) else type(shape)
     allowed = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+    fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+    if not fits:
         raise DataError(f"{where} is {_short(value)}, expected {kind.__name__}; was it written by this version?")
     if isinstance(shape, list):
         for number, item in enumerate(value):
@@ -162,6 +180,9 @@ def load_arrays(path: Path, *, strengths: int) -> Arrays:
         if name not in arrays or arrays[name].shape != shape:
             seen = f"has the shape {arrays[name].shape}" if name in arrays else "is missing"
             raise DataError(f"{path.name}: {name} {seen}, expected {shape}; was it written by this version?")
+    for name in ("clean", "adversarial"):
+        if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+            raise DataError(f"{path.name}: {name} holds something that is no finite float; run again")
     for name in ("label", "clean_prediction", "adversarial_prediction", "labels", "predictions"):
         if not np.isin(arrays[name], np.arange(len(SUPERCLASSES))).all():
             raise DataError(f"{path.name}: {name} holds something that is no index of {', '.join(SUPERCLASSES)}")

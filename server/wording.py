@@ -1,0 +1,76 @@
+"""How the report says numbers and times: one form for each kind, and `n/a` for what is missing."""
+
+from datetime import datetime
+
+from shared.errors import DataError
+
+WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+
+
+def time_of(text: str) -> datetime:
+    """Return an ISO 8601 time, or raise DataError."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise DataError(f"result.json: {text[:40]!r} is no ISO 8601 time; was it written by this version?") from None
+
+
+def moment(text: str | None) -> str:
+    """Return `23 November 2026, 15:45:00 UTC`."""
+    if text is None:
+        return "n/a"
+    time = time_of(text)
+    zone = time.strftime("%Z") or "time zone unknown"
+    return f"{time.day} {time:%B %Y, %H:%M:%S} {zone}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return `0.8 s`, `12 min 4 s` or `3 h 2 min`."""
+    if seconds is None:
+        return "n/a"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """Return `512 bytes`, `123 kB` or `1.5 MB`."""
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+
+
+def percent(share: float | None) -> str:
+    """Return `82.0 %`."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"
+
+
+def points(before: float | None, after: float | None) -> str:
+    """Return the change from `before` to `after` in percentage points: `+3.2`, `−1.0` or `0.0`."""
+    if before is None or after is None:
+        return "n/a"
+    change = round(100 * (after - before), 1)
+    return f"{change:+.1f}".replace("-", "−") if change else "0.0"
+
+
+def number(value: float | None) -> str:
+    """Return three decimals; very small numbers in powers of ten."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 patient`, `2 patients`, `1,200 patients`."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"
+
+
+def worded(count: int, noun: str) -> str:
+    """Return the same to begin a sentence with: `Two patients`, `12 patients`."""
+    return f"{word(count)} {noun if count == 1 else noun + 's'}"
+
+
+def word(count: int) -> str:
+    """Return small counts as words, larger ones as digits."""
+    return WORDS[count] if count < len(WORDS) else f"{count:,}"
