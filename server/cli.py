@@ -60,8 +60,8 @@ def add_patient(
     for record, reason in left_out.items():
         note(f"record {record} is left out: {reason}")
     text = (
-        f"Patient {added.id} wears device {added.slot} with {counted(added.records, 'record')}, pseudonym {added.pseudonym}.\n"
-        "The next `lethe run` makes the personal model."
+        f"Patient {added.id} (pseudonym {added.pseudonym}) wears device {added.slot}: "
+        f"{counted(added.records, 'record')}.\nThe next `lethe run` makes the personal model."
     )
     show({"patient": asdict(added), "left_out": left_out}, as_json=as_json, render=lambda: Text(text))
 
@@ -167,6 +167,8 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
     Raises:
         UsageError: there is nobody to ask.
     """
+    from rich.markup import escape
+
     effect = "no run uses them any more"
     if patient.slot is not None:
         effect = f"device {patient.slot} erases them and its model unlearns them"
@@ -176,8 +178,10 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
             f"patient {patient.id} withdraws {what}: {effect}, for good, and there is no terminal to ask at; "
             "confirm with --yes"
         )
-    note(f"Patient {patient.id} withdraws {what}: {effect}.")
-    if not typer.confirm("This cannot be undone. Withdraw?", err=True):
+    note(escape(f"Patient {patient.id} withdraws {what}: {effect}."))
+    # typer.confirm would print a part of its question on stdout, where the result goes.
+    print("This cannot be undone. Withdraw? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         note("Nothing was changed.")
         raise typer.Exit(1)
 

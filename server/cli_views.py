@@ -14,6 +14,7 @@ STYLES = {
     "personal": "green",
     "personal, unlearned": "green",
     "general (rolled back)": "yellow",
+    "general": "yellow",
     "to unlearn": "yellow",
     "unlearning": "yellow",
     "unlearning failed": "bold red",
@@ -55,7 +56,7 @@ def patient_table(patients: Sequence[Patient], models: Mapping[str, str], *, rol
     for one in patients[:MOST_ROWS]:
         start = (one.id, one.pseudonym, one.role, str(one.records), str(one.withdrawn or "–"))
         end = (str(one.slot), _styled(models[one.id])) if worn else (_styled(one.status),)
-        table.add_row(*start, *end)
+        _add(table, *start, *end)
     return _with_rest(table, total=len(patients), none=f"No {role} is enrolled; `lethe init` enrols a cohort.")
 
 
@@ -82,12 +83,12 @@ def patient_page(
     held = _table("record", "sha256", "consent")
     for record in records:
         consent = _styled("withdrawn" if record.withdrawn else "active")
-        held.add_row(record.id, f"{record.sha256[:16]}…", consent)
+        _add(held, record.id, f"{record.sha256[:16]}…", consent)
     history = _table("event>", "when", "consent", "for", "source")
     for event in events:
-        history.add_row(str(event.seq), _when(event.at), event.kind, _forget(event.scope, event.records), event.source)
-    parts: list[RenderableType] = [Text(f"Patient {patient.id}\n", style="bold"), _facts(facts), held, history]
-    return Group(*parts, *([job_table(jobs)] if jobs else []))
+        _add(history, str(event.seq), _when(event.at), event.kind, _forget(event.scope, event.records), event.source)
+    head = Text(f"Patient {patient.id}", style="bold")
+    return _spaced(head, _facts(facts), held, history, *([job_table(jobs)] if jobs else []))
 
 
 def job_table(jobs: Sequence[Job]) -> RenderableType:
@@ -96,7 +97,7 @@ def job_table(jobs: Sequence[Job]) -> RenderableType:
     for job in jobs[:MOST_ROWS]:
         what = _forget(job.scope, job.records)
         state = _styled(job.state)
-        table.add_row(job.id, job.patient, str(job.slot), what, state, job.method or "–", _when(job.requested_at))
+        _add(table, job.id, job.patient, str(job.slot), what, state, job.method or "–", _when(job.requested_at))
     return _with_rest(table, total=len(jobs), none="No job; a withdrawal by a patient with a device makes one.")
 
 
@@ -112,18 +113,18 @@ def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
     history = _table("when", "state", "detail")
     for step in steps:
         detail = ", ".join(f"{name}: {value}" for name, value in step.detail.items())
-        history.add_row(_when(step.at), _styled(step.state), detail or "–")
-    return Group(Text(f"Job {job.id}\n", style="bold"), _facts(facts), history)
+        _add(history, _when(step.at), _styled(step.state), detail or "–")
+    return _spaced(Text(f"Job {job.id}", style="bold"), _facts(facts), history)
 
 
 def device_table(devices: Sequence[DeviceRow], pseudonyms: Mapping[str, str]) -> RenderableType:
     """Draw what every device last told."""
-    table = _table("slot>", "pseudonym", "general", "personal", "own>", "others>", "model", "told")
+    table = _table("slot>", "pseudonym", "general", "personal", "own>", "others>", "serves", "told")
     for one in devices[:MOST_ROWS]:
-        digests = ((one.general or "–")[:8], (one.personal or "–")[:8])
-        model = _styled("personal" if one.accepted else "rolled back")
+        digests = ((one.general or "–")[:7], (one.personal or "–")[:7])
+        model = _styled("personal" if one.accepted else "general")
         accuracy = (_share(one.own), _share(one.others))
-        table.add_row(str(one.slot), pseudonyms[one.patient], *digests, *accuracy, model, _when(one.updated_at))
+        _add(table, str(one.slot), pseudonyms[one.patient], *digests, *accuracy, model, _when(one.updated_at))
     return _with_rest(table, total=len(devices), none="No device has told anything yet; `lethe run` asks them.")
 
 
@@ -142,15 +143,25 @@ def withdrawal(
     ]
     for job in jobs:
         facts.append(("job", Text.assemble(f"{job.id}, slot {job.slot}, ", _styled(job.state))))
-    return Group(Text(f"{head}\n", style="bold"), _facts(facts), Text(f"\n{next_step}"))
+    return _spaced(Text(head, style="bold"), _facts(facts), Text(next_step))
+
+
+def _spaced(first: RenderableType, *parts: RenderableType) -> Group:
+    """Put an empty line between the parts of a page."""
+    return Group(first, *(one for part in parts for one in (Text(""), part)))
 
 
 def _table(*columns: str) -> Table:
     """Return an empty table; a column whose name ends in > is for numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """Add a row as it is written: an id with brackets is no markup."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
 
 
 def _facts(facts: Iterable[tuple[str, str | Text]]) -> Table:
@@ -158,7 +169,7 @@ def _facts(facts: Iterable[tuple[str, str | Text]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
-        grid.add_row(name, value if isinstance(value, Text) else Text(value))
+        _add(grid, name, value)
     return grid
 
 
@@ -167,7 +178,7 @@ def _with_rest(table: Table, *, total: int, none: str) -> RenderableType:
         return Text(none)
     if total <= MOST_ROWS:
         return table
-    return Group(table, Text(f"… and {total - MOST_ROWS:,} more; --json prints all", style="dim"))
+    return _spaced(table, Text(f"… and {total - MOST_ROWS:,} more; --json prints all", style="dim"))
 
 
 def _styled(word: str) -> Text:
