@@ -432,6 +432,14 @@ def test_a_missing_registry_is_not_made_anew(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_registry_that_vanishes_is_not_made_anew(registry, tmp_path):
+    registry.close()
+    (tmp_path / "registry.db").unlink()
+    with pytest.raises(WorkspaceError, match="unable to open"):
+        registry.withdraw("7")
+    assert not (tmp_path / "registry.db").exists()
+
+
 def test_a_registry_that_another_process_holds_is_refused_after_a_while(registry, tmp_path, monkeypatch):
     monkeypatch.setattr("server.schema.BUSY_SECONDS", 0.05)
     holder = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
