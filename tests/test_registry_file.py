@@ -1,0 +1,228 @@
+"""The registry as a file: kept, durable, append-only, refused when damaged, shared by processes."""
+
+import multiprocessing
+import sqlite3
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from server.registry import Enrolment, Registry
+from shared.errors import LetheError, UsageError, WorkspaceError
+
+
+def digests(*records: str) -> dict[str, str]:
+    return {record: f"{int(record):064x}" for record in records}
+
+
+@pytest.fixture
+def registry(tmp_path: Path):
+    with Registry.create(tmp_path / "registry.db") as opened:
+        opened.enrol("7", role="wearable", records=digests("70", "71", "72"), slot=0)
+        opened.enrol("8", role="wearable", records=digests("80"), slot=1)
+        opened.enrol("9", role="corpus", records=digests("90", "91"))
+        opened.enrol("10", role="control", records=digests("100"))
+        yield opened
+
+
+# Models, devices, runs, facts
+
+
+def test_a_model_is_kept_once_and_found_by_its_lineage(registry):
+    registry.add_model("aa", kind="general", parent=None, slot=None, lineage={"key": "k1", "seed": 0})
+    registry.add_model("aa", kind="general", parent=None, slot=None, lineage={"key": "k2", "seed": 1})
+    registry.add_model("bb", kind="personal", parent="aa", slot=0, lineage={"key": "k1"})
+    assert registry.find_general("k1") == "aa"
+    assert registry.find_general("k2") is None
+    assert registry.model("aa").lineage == {"key": "k1", "seed": 0}
+    assert [model.digest for model in registry.models()] == ["aa", "bb"]
+    assert [model.digest for model in registry.models("personal")] == ["bb"]
+    with pytest.raises(UsageError, match="no model cc"):
+        registry.model("cc")
+
+
+def test_the_registry_keeps_what_a_device_last_told(registry):
+    told = {"patient": "7", "general": "aa", "bundle": "ff", "accepted": True, "others": 0.75, "seconds": 1.5}
+    registry.record_device(0, **told, personal="bb", own=0.9)
+    registry.record_device(0, **told, personal="cc", own=None)
+    (device,) = registry.devices()
+    assert (device.personal, device.own, device.others) == ("cc", None, 0.75)
+    assert registry.device(0) == device
+    with pytest.raises(UsageError, match="device 1 has told nothing"):
+        registry.device(1)
+
+
+def test_a_run_is_noted_when_it_begins_and_when_it_ends(registry):
+    registry.start_run("r1", {"general.width": 16})
+    assert [(run.id, run.status, run.finished_at) for run in registry.runs()] == [("r1", "running", None)]
+    registry.finish_run("r1", "completed", {"seconds": 3.0})
+    (run,) = registry.runs()
+    assert (run.status, run.settings, run.detail) == ("completed", {"general.width": 16}, {"seconds": 3.0})
+    assert run.finished_at is not None
+    with pytest.raises(LetheError, match="already"):
+        registry.start_run("r1", {})
+    with pytest.raises(UsageError, match="start_run comes first"):
+        registry.finish_run("r2", "failed", {})
+
+
+def test_facts_are_kept(registry):
+    assert registry.recall("enrolment") is None
+    registry.remember("enrolment", {"task": "single"})
+    registry.remember("enrolment", {"task": "multi"})
+    assert registry.recall("enrolment") == {"task": "multi"}
+
+
+def test_times_are_utc_and_come_from_the_clock(tmp_path):
+    with Registry.create(tmp_path / "a.db", clock=lambda: "2031-01-02T03:04:05.000+00:00") as registry:
+        assert registry.enrol("7", role="corpus", records=digests("1")).enrolled_at.startswith("2031-01-02")
+    with Registry.create(tmp_path / "b.db") as registry:
+        registry.enrol("7", role="corpus", records=digests("1"))
+        assert datetime.fromisoformat(registry.events()[0].at).utcoffset() == timedelta(0)
+
+
+# The file
+
+
+@pytest.mark.parametrize("table", ["consent_events", "job_events", "withdrawals"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET rowid = 99", "DELETE FROM {}", "REPLACE INTO {} {}"])
+def test_the_database_itself_refuses_to_rewrite_history(registry, tmp_path, table, statement):
+    registry.withdraw("7")
+    connection = sqlite3.connect(tmp_path / "registry.db")
+    before = connection.execute(f"SELECT * FROM {table}").fetchall()
+    assert before
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(statement.format(table, f"SELECT * FROM {table}"))
+    assert connection.execute(f"SELECT * FROM {table}").fetchall() == before
+    connection.close()
+
+
+def test_a_registry_is_durable_by_its_settings(registry):
+    with registry._reading() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_a_registry_opens_as_it_was_closed(registry, tmp_path):
+    registry.withdraw("7", records=["71"])
+    with Registry.open(tmp_path / "registry.db") as again:
+        assert again.patients() == registry.patients()
+        assert again.events() == registry.events()
+
+
+def test_a_registry_is_never_overwritten(registry, tmp_path):
+    with pytest.raises(WorkspaceError, match="already"):
+        Registry.create(tmp_path / "registry.db")
+    assert len(registry.patients()) == 4
+
+
+def _not_a_database(path: Path) -> None:
+    path.write_bytes(b"patients, records\n" * 500)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _other_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.close()
+
+
+def _cut_short(path: Path) -> None:
+    Registry.create(path).close()
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def _scribbled_over(path: Path) -> None:
+    Registry.create(path).close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [_not_a_database, _empty, _other_database, _cut_short, _scribbled_over])
+def test_a_damaged_registry_is_refused_and_left_as_it_is(tmp_path, spoil):
+    path = tmp_path / "registry.db"
+    spoil(path)
+    before = path.read_bytes()
+    with pytest.raises(WorkspaceError, match="damaged or is no registry"):
+        Registry.open(path)
+    assert path.read_bytes() == before
+
+
+def test_a_registry_of_another_version_is_refused(registry, tmp_path):
+    registry.close()
+    with sqlite3.connect(tmp_path / "registry.db") as connection:
+        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
+    connection.close()
+    with pytest.raises(WorkspaceError, match="schema version 2, this Lethe reads version 1"):
+        Registry.open(tmp_path / "registry.db")
+
+
+def test_a_missing_registry_is_not_made_anew(tmp_path):
+    with pytest.raises(WorkspaceError, match="no registry at"):
+        Registry.open(tmp_path / "registry.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_that_vanishes_is_not_made_anew(registry, tmp_path):
+    registry.close()
+    (tmp_path / "registry.db").unlink()
+    with pytest.raises(WorkspaceError, match="unable to open"):
+        registry.withdraw("7")
+    assert not (tmp_path / "registry.db").exists()
+
+
+def test_a_registry_that_another_process_holds_is_refused_after_a_while(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr("server.schema.BUSY_SECONDS", 0.05)
+    holder = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with (
+        Registry.open(tmp_path / "registry.db") as blocked,
+        pytest.raises(WorkspaceError, match="stayed locked"),
+    ):
+        blocked.withdraw("7")
+    holder.close()
+    assert registry.patient("7").status == "active"
+
+
+def test_a_full_disk_withdraws_nothing_and_says_so(registry):
+    with registry._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    crowd = [Enrolment(str(n), "corpus", digests(str(n))) for n in range(100, 400)]
+    with pytest.raises(WorkspaceError, match=r"full.*nothing was changed"):
+        registry.enrol_many(crowd)
+    assert registry.patient("7").status == "active"
+    assert len(registry.patients()) == len(registry.events())
+
+
+def _withdraw_own(path: Path, start: int) -> None:
+    with Registry.open(path) as registry:
+        for record in range(start, start + 10):
+            registry.withdraw("1", records=[str(record)])
+        registry.withdraw("2")
+
+
+def test_withdrawals_from_several_processes_lose_nothing(tmp_path):
+    path = tmp_path / "registry.db"
+    with Registry.create(path) as registry:
+        registry.enrol("1", role="wearable", records=digests(*map(str, range(100, 141))))
+        registry.enrol("2", role="wearable", records=digests("1", "2"))
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=_withdraw_own, args=(path, 100 + 10 * n)) for n in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+        assert len(registry.withdrawn_records("1")) == 40
+        assert [row.id for row in registry.records("1")] == ["140"]
+        assert len([job for job in registry.jobs() if job.patient == "1"]) == 40
+        assert len([job for job in registry.jobs() if job.patient == "2"]) == 1
+        assert len(registry.events("1")) == 41
+        assert len(registry.events("2")) == 2
