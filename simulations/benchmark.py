@@ -1,0 +1,284 @@
+"""Benchmarks, run by hand: how good and how fast Lethe is on a PTB-XL folder and on this machine.
+
+    python -m simulations.benchmark general  --data DIR --task multi --keep model.safetensors
+    python -m simulations.benchmark personal --data DIR --model model.safetensors
+    python -m simulations.benchmark device
+    python -m simulations.benchmark speed
+
+Folds 1-8 train, fold 9 is for choosing settings, fold 10 is looked at once. Nothing here is asserted: figures go
+to stdout as JSON, and into the README beside the command.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from server.general import Corpus, evaluate, fit_general, segments_of
+from shared.model import ResNet34, build, load, to_bytes
+from shared.package import Public
+from shared.personalisation import accuracy, held_out_mask, personalise
+from shared.ptbxl import Signals, for_task, index
+from shared.ptbxl import load as load_signals
+from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
+from shared.terminal import progress
+from shared.training import Examples, fit, one_thread, task_loss
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+Data = Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")]
+TEST_FOLD, CHOICE_FOLD = 10, 9
+
+
+@app.command()
+def general(
+    data: Data,
+    task: Annotated[str, typer.Option(help="single or multi")] = "multi",
+    fold: Annotated[int, typer.Option(help="Evaluate on this fold: 9 to choose, 10 once.")] = CHOICE_FOLD,
+    epochs: int = General.epochs,
+    width: int = General.width,
+    seed: int = 0,
+    keep: Annotated[Path | None, typer.Option(help="Write the model here.")] = None,
+) -> None:
+    """Train the general model on folds 1-8 and evaluate it."""
+    settings = replace(General(), task=_task(task), epochs=epochs, width=width, seed=seed)
+    signals = _signals(data, settings.task)
+    folds = np.array([record.fold for record in signals.records])
+    corpus = Corpus(signals, _rows(folds < CHOICE_FOLD), _rows(folds == CHOICE_FOLD), _rows(folds == TEST_FOLD))
+    began = time.perf_counter()
+    with progress("training", epochs) as tell:
+        model, curves = fit_general(corpus, settings, tell=lambda done, _: tell(done))
+    seconds = time.perf_counter() - began
+    rows = _rows(folds == fold)
+    if keep is not None:
+        keep.write_bytes(to_bytes(model))
+    _print(
+        settings=vars(settings),
+        seconds=seconds,
+        fold=fold,
+        majority=_majority(signals.labels[rows]),
+        metrics=evaluate(model, signals, rows),
+        last_epoch=curves[-1],
+    )
+
+
+@app.command()
+def personal(
+    data: Data,
+    model: Annotated[Path, typer.Option(help="A model that `general --task single --keep` wrote.")],
+    patients: int = 40,
+    fold: int = TEST_FOLD,
+    profile: Annotated[str, typer.Option(help="default or paper")] = "default",
+    seeds: int = 3,
+) -> None:
+    """Personalise for patients of a fold that the general model was not trained on; own against others."""
+    trained = load(model)
+    signals = _signals(data, trained.task)
+    folds = np.array([record.fold for record in signals.records])
+    settings = replace(Personalisation(), profile=_profile(profile))
+    found = []
+    with progress("personalising", seeds * patients) as tell, one_thread():
+        for seed in range(seeds):
+            drawn = np.random.default_rng(seed).permutation(_rows(folds == fold))
+            public = _public(signals, folds, drawn[patients:], settings, seed=seed)
+            for count, row in enumerate(drawn[:patients]):
+                examples = segments_of(signals, np.array([row]))
+                found.append({"seed": seed, **_one(trained, examples, public, replace(settings, seed=seed))})
+                tell(seed * patients + count + 1)
+    _print(settings=vars(settings), patients=patients, seeds=seeds, **_means(found))
+
+
+@app.command()
+def device(width: int = 64, repeats: int = 5) -> None:
+    """Time and memory of personalising one wearable on one core: 7 segments, each time in a new process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(to_bytes(build(replace(General(), width=width)).eval()))
+        command = [sys.executable, "-m", "simulations.benchmark", "one-device", str(path)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        runs = []
+        for _ in range(repeats):
+            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            runs.append(json.loads(done.stdout))
+    _print(
+        width=width,
+        repeats=repeats,
+        seconds_median=float(np.median([run["seconds"] for run in runs])),
+        peak_mib_median=float(np.median([run["peak_mib"] for run in runs])),
+        runs=runs,
+    )
+
+
+@app.command(hidden=True)
+def one_device(path: Path) -> None:
+    """Personalise once with random segments: loading, frozen layers of own, anchor and gate, training, gate."""
+    rng = torch.Generator().manual_seed(0)
+    settings = Personalisation()
+
+    def some(count: int) -> Examples:
+        labels = torch.eye(5)[torch.randint(0, 5, (count,), generator=rng)]
+        return Examples(torch.randn(count, 12, 500, generator=rng), labels)
+
+    own, public = some(7), Public(some(settings.anchor_segments), some(settings.gate_segments), Examples.empty())
+    with one_thread():
+        began = time.perf_counter()
+        personalise(load(path), own, public, settings)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak_mib": peak}))
+
+
+@app.command()
+def speed(width: int = 64, batch_size: int = 64, repeats: int = 5, steps: int = 8) -> None:
+    """Training rate against the fp32 matrix-product rate of the same run, in turn, medians."""
+    model = build(replace(General(), width=width)).train()
+    segments = torch.randn(batch_size, 12, 500)
+    labels = torch.eye(5)[torch.randint(0, 5, (batch_size,))]
+    gflop = 3 * 2 * _multiplications(model) / 1e9  # forward, and twice that backward
+    rates, products = [], []
+    for _ in range(repeats):
+        products.append(_product_gflops())
+        began = time.perf_counter()
+        fit(
+            model.parameters(),
+            lambda _: task_loss(model(segments), labels, "single"),
+            steps=steps,
+            learning_rate=1e-4,
+            weight_decay=0.01,
+        )
+        rates.append(batch_size * steps / (time.perf_counter() - began))
+    ratios = [rate * gflop / product for rate, product in zip(rates, products, strict=True)]
+    _print(
+        width=width,
+        batch_size=batch_size,
+        gflop_a_segment=gflop,
+        segments_a_second_median=float(np.median(rates)),
+        product_gflops_median=float(np.median(products)),
+        ratio_median=float(np.median(ratios)),
+        ratios=ratios,
+    )
+
+
+def _one(trained: ResNet34, examples: Examples, public: Public, settings: Personalisation) -> dict[str, Any]:
+    """Personalise for one patient with one record, split by time."""
+    held, _ = held_out_mask([len(examples)], settings.held_out)
+    made = personalise(trained, examples[~held], public, settings)
+    return {
+        "accepted": made.accepted,
+        "own_general": accuracy(trained, examples[held]),
+        "own_personal": accuracy(made.model, examples[held]),
+        "others_general": accuracy(trained, public.control),
+        "others_personal": accuracy(made.model, public.control),
+    }
+
+
+def _public(
+    signals: Signals, folds: np.ndarray[Any, Any], others: np.ndarray[Any, Any], settings: Personalisation, *, seed: int
+) -> Public:
+    """Anchor from the training folds, gate from the choice fold, others from patients of neither kind."""
+    rng = np.random.default_rng(seed)
+
+    def draw(rows: np.ndarray[Any, Any], count: int) -> Examples:
+        examples = segments_of(signals, rng.permutation(rows)[:count])
+        first = torch.arange(len(examples)).reshape(-1, SEGMENTS_PER_RECORD)[:, 0]
+        return examples[first + torch.from_numpy(rng.integers(0, SEGMENTS_PER_RECORD, len(first)))]
+
+    return Public(
+        anchor=draw(_rows(folds < CHOICE_FOLD), settings.anchor_segments),
+        gate=draw(_rows(folds == CHOICE_FOLD), settings.gate_segments),
+        control=segments_of(signals, others),
+    )
+
+
+def _means(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over patients, and their spread over seeds."""
+    names = [name for name in found[0] if name != "seed"]
+    seeds = sorted({row["seed"] for row in found})
+    by_seed = {
+        name: [float(np.mean([r[name] for r in found if r["seed"] == seed])) for seed in seeds] for name in names
+    }
+    means = {name: float(np.mean(values)) for name, values in by_seed.items()}
+    gains = {
+        "own_gain_points": 100 * (means["own_personal"] - means["own_general"]),
+        "others_change_points": 100 * (means["others_personal"] - means["others_general"]),
+    }
+    return {**gains, **means, "by_seed": by_seed}
+
+
+def _signals(data: Path, task: Task) -> Signals:
+    """Open all usable records of a folder, through a cache beside the other temporary files."""
+    records, _ = for_task(index(data).records, task)
+    cache = Path(tempfile.gettempdir()) / f"lethe-benchmark-{os.getuid()}-{data.name}-{task}"
+    cache.mkdir(exist_ok=True)
+    return load_signals(records, folder=data, cache=cache)
+
+
+def _rows(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.flatnonzero(mask).astype(np.int64)
+
+
+def _majority(labels: np.ndarray[Any, Any]) -> float:
+    _, counts = np.unique(labels, axis=0, return_counts=True)
+    return float(counts.max() / counts.sum())
+
+
+def _multiplications(model: ResNet34) -> int:
+    """Count the multiply-adds of one forward pass over one segment, in convolutions and the head."""
+    total = 0
+
+    def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        total += weight.numel() * (output.shape[2] if output.dim() == 3 else 1)
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv1d | torch.nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    model.eval()(torch.zeros(1, 12, 500))
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def _product_gflops(size: int = 2048) -> float:
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    began = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    return 5 * 2 * size**3 / (time.perf_counter() - began) / 1e9
+
+
+def _task(name: str) -> Task:
+    return General().task if name == General().task else "multi"
+
+
+def _profile(name: str) -> Profile:
+    return "paper" if name == "paper" else "default"
+
+
+def _print(**figures: Any) -> None:
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "cuda": torch.cuda.is_available(),
+        "load": os.getloadavg()[0],
+    }
+    sys.stdout.write(json.dumps({**figures, **machine}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app()
