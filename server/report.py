@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from server import figures
+from server.auditor import LARGEST_SMALL_EPSILON
 from server.panels import STYLES, Panel, style_of
 from server.report_input import Arrays, Result, load_arrays, load_result
 from server.wording import counted, duration, moment, number, percent, points, size, time_of, word, worded
@@ -20,10 +21,9 @@ from shared.errors import DataError
 from shared.files import write_atomically
 from shared.settings import SUPERCLASSES
 
-Claim = Literal["bytes", "remade", "approximate", "differs", "pending"]
+Claim = Literal["bytes", "remade", "approximate", "differs", "pending", "unmade"]
 
 DETAILED = 12  # withdrawals that get charts and tables; the rest are rows of one table
-STRONGEST = 0.06  # shares and confusion matrices are about the largest attack below this
 SMALL = 30  # a mean over fewer is marked as small
 PHASES = {
     "general": "Train the general model",
@@ -31,7 +31,7 @@ PHASES = {
     "personalise": "Personalise every device",
     "probe": "Probe general and personal models",
     "unlearn": "Unlearn and erase",
-    "report": "Write the results",
+    "result": "Write the results",
 }
 
 
@@ -73,24 +73,26 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
     epsilons = result["probe"]["epsilons_sd"]
     at = strongest(epsilons)
     withdrawals = [_withdrawal(number, row, epsilons) for number, row in enumerate(result["withdrawals"], 1)]
+    fleet = len({row["pseudonym"] for row in (*result["personal"], *withdrawals)})
     spent = [phase["seconds"] for phase in result["phases"] if phase["seconds"] is not None]
-    classes = ("label", "clean_prediction", "adversarial_prediction")
+    rest = max(0.0, result["seconds"] - sum(spent))
+    if result["overhead_seconds"] is not None:  # what Flower took is known, beside what the run could see itself
+        rest = max(0.0, result["overhead_seconds"])
     return {
-        "headline": headline(len(withdrawals), len(result["personal"])),
+        "headline": headline(len({w["pseudonym"] for w in withdrawals}), fleet),
+        "fleet": fleet,
         "withdrawals": withdrawals,
         "detailed": DETAILED,
         "erased": {key: sum(w["erased"][key] for w in withdrawals) for key in ("segments", "bytes")},
         "claims": {name: sum(w["claim"] == name for w in withdrawals) for name in get_args(Claim)},
         "devices": _devices(result["personal"]),
         "at": at,
-        "pooled": _pooled(withdrawals, epsilons) if len(withdrawals) > 1 else None,
-        "hits": [float(np.mean(row == arrays["labels"])) if row.size else None for row in arrays["predictions"]],
-        "example": {name: SUPERCLASSES[int(arrays[name])] for name in classes},
-        "example_epsilon": float(arrays["epsilon_sd"]),
-        "segments_shown": int(arrays["labels"].size),
+        "pooled": _pooled(withdrawals, epsilons),
+        "attacked": _attacked(arrays) if arrays else None,
         "panels": _panels(result, arrays, at),
-        "longest": max([*spent, 1e-9]),
-        "rest": max(0.0, result["seconds"] - sum(spent)),
+        "longest": max([*spent, rest, 1e-9]),
+        "rest": rest,
+        "total_seconds": sum(spent) + rest,
         "phase_names": PHASES,
         "small": SMALL,
         "rows_at_most": figures.ROWS_AT_MOST,
@@ -107,23 +109,37 @@ def headline(withdrawn: int, devices: int) -> str:
     return f"{word(withdrawn) if withdrawn else 'None'} of {devices:,} patients withdrew."
 
 
+def _attacked(arrays: Arrays) -> dict[str, Any]:
+    """Return what is said beside the pictures of attacked public segments."""
+    classes = ("label", "clean_prediction", "adversarial_prediction")
+    return {
+        **{name: SUPERCLASSES[int(arrays[name])] for name in classes},
+        "epsilon": float(arrays["epsilon_sd"]),
+        "segments": int(arrays["labels"].size),
+        "hits": [float(np.mean(row == arrays["labels"])) for row in arrays["predictions"]],
+    }
+
+
 def _panels(result: Result, arrays: Arrays, at: int) -> dict[str, list[Panel]]:
     epsilons = result["probe"]["epsilons_sd"]
-    return {
-        "devices": figures.own_against_others(result["personal"]),
-        "probe": figures.probe(epsilons, result["probe"]["groups"]),
-        "ecg": figures.ecg(arrays, unit=result["data"]["unit"]),
-        "confusion": [
+    attacked: dict[str, list[Panel]] = {"ecg": [], "confusion": []}
+    if arrays:
+        attacked["ecg"] = figures.ecg(arrays, unit=result["data"]["unit"])
+        attacked["confusion"] = [
             figures.confusion(arrays["labels"], arrays["predictions"][place], epsilon=epsilons[place])
             for place in sorted({0, at})
-        ],
+        ]
+    return {
+        **attacked,
+        "devices": figures.own_against_others(result["personal"]),
+        "probe": figures.probe(epsilons, result["probe"]["groups"]),
         "curves": figures.learning_curves(result["general"]["curves"]),
     }
 
 
 def strongest(epsilons: Sequence[float]) -> int:
-    """Return the place of the largest strength under `STRONGEST`, the one shares are counted at."""
-    return max((place for place, e in enumerate(epsilons) if e < STRONGEST), key=lambda n: epsilons[n], default=0)
+    """Return the place of the strength that the auditor counts shares of patients at."""
+    return max((place for place, e in enumerate(epsilons) if e < LARGEST_SMALL_EPSILON), default=0)
 
 
 def claim(withdrawal: Mapping[str, Any]) -> Claim:
@@ -131,11 +147,14 @@ def claim(withdrawal: Mapping[str, Any]) -> Claim:
 
     `bytes`: it equals the general model, which no wearable's data reach. `remade`: an exact method made it
     again from the general model without the withdrawn records. `approximate`: nothing in the run verifies it.
-    `differs`: an exact method for a whole patient, and still not the general model's bytes.
+    `differs`: an exact method for a whole patient, and still not the general model's bytes. `pending`: the
+    device has not answered. `unmade`: it never made a model, so there was nothing to unlearn.
     """
-    if withdrawal["unlearned_at"] is None:
+    if not withdrawal["unlearned_at"]:
         return "pending"
     served = _served(withdrawal)
+    if served is None:
+        return "unmade"
     whole = withdrawal["scope"] == "patient"
     if served["after"] == withdrawal["general"] and (withdrawal["equals_general"] or not whole):
         return "bytes"
@@ -144,16 +163,17 @@ def claim(withdrawal: Mapping[str, Any]) -> Claim:
     return "differs" if whole else "remade"
 
 
-def _served(withdrawal: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next(row for row in withdrawal["methods"] if row["method"] == withdrawal["served"])
+def _served(withdrawal: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((row for row in withdrawal["methods"] if row["method"] == withdrawal["served"]), None)
 
 
 def _withdrawal(number: int, row: Mapping[str, Any], epsilons: Sequence[float]) -> dict[str, Any]:
     """Return a withdrawal with what its section shows: claim, served method, delay and, for the first, charts."""
-    lines = _lines(row["methods"])
-    drawn = figures.before_and_after(f"w{number}", epsilons, *lines) if lines and number <= DETAILED else []
+    drawn: list[Panel] = []
+    if row["methods"] and number <= DETAILED:
+        drawn = figures.before_and_after(f"w{number}", epsilons, *_lines(row["methods"]))
     delay = None
-    if row["unlearned_at"] is not None:
+    if row["unlearned_at"]:
         delay = (time_of(row["unlearned_at"]) - time_of(row["requested_at"])).total_seconds()
     return {
         **row,
@@ -177,7 +197,9 @@ def _lines(methods: Sequence[Mapping[str, Any]]) -> Lines:
 
 def _pooled(withdrawals: Sequence[Mapping[str, Any]], epsilons: Sequence[float]) -> dict[str, Any] | None:
     """Return the mean difference over all withdrawals, weighted by segments, for methods measured in each."""
-    by_method = [{row["method"]: row for row in w["methods"]} for w in withdrawals]
+    by_method = [{row["method"]: row for row in w["methods"]} for w in withdrawals if w["methods"]]
+    if len(by_method) < 2:
+        return None
     shared = [name for name in by_method[0] if all(name in found for found in by_method)]
     if not shared:
         return None
@@ -194,6 +216,7 @@ def _pooled(withdrawals: Sequence[Mapping[str, Any]], epsilons: Sequence[float])
     segments = {group: found["segments"] for group, found in rows[0]["difference"].items()}
     return {
         "methods": shared,
+        "withdrawals": len(by_method),
         "segments": segments,
         "panels": figures.before_and_after("pooled", epsilons, *_lines(rows)),
     }

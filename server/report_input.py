@@ -110,7 +110,8 @@ def load_result(path: Path) -> Result:
                 where, seen = f"{path.name}: probe.groups.{name}.{key}", len(group[key])
                 raise DataError(f"{where} has {seen} values, expected {strengths}, one for each epsilon")
     for withdrawal in result["withdrawals"]:
-        if withdrawal["served"] not in [method["method"] for method in withdrawal["methods"]]:
+        measured = [method["method"] for method in withdrawal["methods"]]
+        if measured and withdrawal["served"] not in measured:
             raise DataError(
                 f"{path.name}: job {withdrawal['job']} serves {withdrawal['served']!r}, which was not measured"
             )
@@ -156,7 +157,7 @@ def _short(value: object) -> str:
 
 
 def load_arrays(path: Path, *, strengths: int) -> Arrays:
-    """Return the arrays that the figures of public control segments need."""
+    """Return the arrays that the figures of public control segments need; none when a run had no such segments."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
@@ -164,6 +165,8 @@ def load_arrays(path: Path, *, strengths: int) -> Arrays:
         raise DataError(f"{path} is missing; `lethe run` writes it, `lethe report` only reads it") from None
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); run again to write a new one") from error
+    if not arrays:
+        return {}
     segments = arrays["labels"].size if "labels" in arrays else 0
     expected: dict[str, tuple[int, ...]] = {
         "clean": (len(LEADS), SEGMENT_SAMPLES),

@@ -1,6 +1,6 @@
 """How the report says numbers and times: one form for each kind, and `n/a` for what is missing."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from shared.errors import DataError
 
@@ -8,20 +8,24 @@ WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "
 
 
 def time_of(text: str) -> datetime:
-    """Return an ISO 8601 time, or raise DataError."""
+    """Return an ISO 8601 time, in UTC when it names no zone.
+
+    Raises:
+        DataError: it is no such time.
+    """
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise DataError(f"result.json: {text[:40]!r} is no ISO 8601 time; was it written by this version?") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def moment(text: str | None) -> str:
     """Return `23 November 2026, 15:45:00 UTC`."""
-    if text is None:
+    if not text:
         return "n/a"
     time = time_of(text)
-    zone = time.strftime("%Z") or "time zone unknown"
-    return f"{time.day} {time:%B %Y, %H:%M:%S} {zone}"
+    return f"{time.day} {time:%B %Y, %H:%M:%S %Z}"
 
 
 def duration(seconds: float | None) -> str:

@@ -173,7 +173,7 @@ def sample(devices=24, withdrawals=2, seed=0):
                 ("personalise", 31.0),
                 ("probe", 12.5),
                 ("unlearn", 9.3),
-                ("report", 2.2),
+                ("result", 2.2),
             )
         ],
         "overhead_seconds": 24.5,
@@ -297,7 +297,7 @@ def test_every_digest_is_there_in_full(usual):
 def test_the_first_lines_say_who_withdrew_and_how_much_was_erased(usual):
     _, _, page = usual
     assert "Two of 24 patients withdrew." in page.text
-    assert "erased 40 segments of ECG and their old models, 2.9 MB in all" in page.text
+    assert "erased 40 segments of ECG and the models that had learned from them, 2.9 MB in all" in page.text
     assert "One model now served is, byte for byte, the general model" in page.text
     assert "not a certificate" in page.text
 
@@ -307,7 +307,7 @@ def test_the_probe_is_said_not_to_measure_membership_with_this_runs_numbers(usua
     said = page.text[page.text.index("This probe does not measure membership") :][:700]
     assert "no verdict rests on it" in said
     assert "57.0 %" in said
-    assert "72.0 % of 24 control patients whom no model ever saw" in said
+    assert "72.0 % of 24 on segments of control patients whom no model ever saw" in said
     assert "react as well" in said
 
 
@@ -356,6 +356,27 @@ def test_a_withdrawal_that_has_not_reached_its_device_is_not_called_done(tmp_pat
     text = Page(written(tmp_path, result)[1]).text
     assert "One withdrawal has not yet reached the device." in text
     assert "byte for byte, the general model" not in text
+
+
+def test_a_device_that_never_made_a_model_has_only_erased(tmp_path):
+    result = sample(withdrawals=1)
+    result["withdrawals"][0] |= {"methods": [], "served": "", "general": "", "before": "", "equals_general": False}
+    text = Page(written(tmp_path, result)[1]).text
+    assert "One withdrawal came before a personal model had been made" in text
+    assert "No model had been made" in text
+    assert "byte for byte, the general model" not in text
+
+
+def test_a_patient_who_left_before_the_others_became_personal_is_still_counted(tmp_path):
+    result = sample()
+    del result["personal"][0]
+    assert "Two of 24 patients withdrew." in Page(written(tmp_path, result)[1]).text
+
+
+def test_a_run_without_control_segments_has_a_page(tmp_path):
+    page = Page(written(tmp_path, sample(), {})[1])
+    assert page.text.count("This run had no public control segments to attack.") == 2
+    assert page.faults == []
 
 
 def holes(value):
