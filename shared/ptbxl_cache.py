@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
 
@@ -108,7 +109,7 @@ def _digest(sources: Sequence[Source], index: Path) -> str:
         current[str(header)] = entry
         total.update(f"{source.name} {source.hz} {entry['sha256']}\n".encode())
     if current != known:
-        _replace(index, lambda file: file.write(json.dumps(current).encode()))
+        write_atomically(index, json.dumps(current).encode())
     return total.hexdigest()
 
 
@@ -174,7 +175,7 @@ def _check(sources: Sequence[Source], refused: Sequence[Refused], units: dict[st
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that its name holds all of it or what was there before, whatever happens."""
+    """Write a file that may be larger than memory so that its name holds all of it or nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -186,11 +187,7 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with suppress(OSError):
             Path(name).unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself
-    finally:
-        os.close(folder)
+    flush_folder(path.parent)
 
 
 def _open(path: Path) -> Cache | None:
