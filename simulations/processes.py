@@ -1,0 +1,96 @@
+"""Finds and stops every process of a run, also when the launcher itself has been killed.
+
+Everything that a run starts carries two marks in its environment: its workspace and the run's token. They are
+inherited, so that processes which have left the family (Flower and Ray detach theirs) are found as well. This
+file is also a program: the watchdog, which waits for the launcher to end, however it ends, and then sweeps.
+What is started, and when, is for `simulations/launcher.py`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+HOME_MARK = "LETHE_RUN_HOME"
+RUN_MARK = "LETHE_RUN_TOKEN"
+GRACE_S = 1.0  # what is durable is so at any moment, and Flower takes 5 s to leave of its own accord
+KILL_S = 10.0
+SHORT = 20  # bytes; Ray and its session add 83, and the path of a socket may have 103 (macOS)
+
+
+def marked(mark: str, value: str) -> list[psutil.Process]:
+    """Return the living processes that carry a mark with this value, the calling one excepted."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.environ().get(mark) == value
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:  # gone meanwhile, or another user's
+            continue
+    return found
+
+
+def stop(mark: str, value: str) -> None:
+    """Stop every process that carries the mark, politely first, until none is left."""
+    found = marked(mark, value)
+    for process in found:
+        with suppress(psutil.Error):
+            process.terminate()
+    psutil.wait_procs(found, timeout=GRACE_S)
+    while left := marked(mark, value):  # again and again: one may have started another just before its end
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=KILL_S)
+
+
+@contextmanager
+def watched(token: str) -> Iterator[Path]:
+    """Give a new folder for temporary files; when this block ends, remove it and stop the run's processes.
+
+    The watchdog does it, in a session of its own, as soon as the pipe to it closes: when the block ends, and
+    also when this process is killed. A second Ctrl-C during the sweep does not stop the watchdog.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="lethe-", dir=_short_folder()))
+    environment = {name: value for name, value in os.environ.items() if name not in (HOME_MARK, RUN_MARK)}
+    watchdog = subprocess.Popen(
+        [sys.executable, "-P", __file__, token, str(scratch)],
+        cwd=scratch.parent,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert watchdog.stdin is not None
+    try:
+        yield scratch
+    finally:
+        watchdog.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            watchdog.wait(timeout=GRACE_S + KILL_S)
+        _clear(token, scratch)  # nothing is left to do, unless the watchdog itself was killed
+
+
+def _short_folder() -> str:
+    """Return where temporary files go: Ray puts sockets there, whose paths are limited, and splits at spaces."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= SHORT and not re.search(r"\s", usual) else "/tmp"
+
+
+def _clear(token: str, scratch: Path) -> None:
+    stop(RUN_MARK, token)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()  # ends with the launcher
+    _clear(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,176 @@
+"""A Flower SuperLink of our own: starts it, and calls `flwr` on it.
+
+`flwr run` alone would start a SuperLink that outlives the run and serves later runs, also those of other
+checkouts, with its own old folder and environment. This one works in a new folder, listens on a port of its own
+and takes nothing from the caller's environment that could lead it, Ray or `flwr` elsewhere. It ends with its
+block, however that ends: see `simulations/processes.py`.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from server.workspace import Workspace
+from shared.errors import RunError
+from simulations.processes import HOME_MARK, RUN_MARK, stop, watched
+
+CONNECTION = "lethe"
+START_S = 120.0
+POLL_S = 0.1
+PORTS = 3  # tries: another process may take a free port before the SuperLink does
+FOREIGN = ("FLWR_", "RAY_", "PYTHONPATH", "PYTHONHOME")  # would lead Flower or Ray to others' servers or code
+LOCAL = "127.0.0.1,localhost"
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A SuperLink that listens.
+
+    Attributes:
+        process: the SuperLink itself.
+        environment: in which `flwr` talks to it.
+        log: where it tells what it does.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    environment: Mapping[str, str]
+    log: Path
+
+    def flwr(self, command: str, *arguments: str) -> dict[str, Any]:
+        """Call `flwr` and return its JSON.
+
+        Raises:
+            RunError: it failed, or took too long.
+        """
+        done = self._call(command, *arguments, "--format", "json")
+        answer: dict[str, Any] = {}
+        with suppress(ValueError):
+            answer = json.loads(done.stdout)
+        if done.returncode or not answer.get("success", False):
+            said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
+            raise RunError(f"`flwr {command}` failed: {said}")
+        return answer
+
+    def output_of(self, run_id: str) -> str:
+        """Return what the processes of a run have printed, as far as Flower knows; "" if it cannot be asked."""
+        if self.process.poll() is not None:
+            return ""
+        with suppress(RunError):
+            return self._call("log", run_id, CONNECTION, "--show").stdout.strip()
+        return ""
+
+    def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        try:
+            return subprocess.run(
+                [_tool("flwr"), *arguments],
+                cwd=self.environment["FLWR_HOME"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunError(f"`flwr {arguments[0]}` did not answer within {START_S:.0f} s; see {self.log}") from error
+
+
+@contextmanager
+def superlink(workspace: Workspace) -> Iterator[SuperLink]:
+    """Give a SuperLink that ends with this block, and so does everything it has started."""
+    stop(HOME_MARK, str(workspace.home))  # an earlier run's, if its launcher and its watchdog were killed
+    token, log = os.urandom(8).hex(), workspace.flower / "superlink.log"
+    with watched(token) as scratch:
+        environment = _environment(workspace, token, scratch)
+        Path(environment["FLWR_HOME"]).mkdir()
+        for _ in range(PORTS):
+            port = _free_port()
+            process = _start(port, environment, scratch, log)
+            if _listens(process, port):
+                _write_connection(Path(environment["FLWR_HOME"]), port)
+                yield SuperLink(process, environment, log)
+                return
+        raise RunError(f"Flower's SuperLink ended with {process.returncode} before it was ready; see {log}")
+
+
+def _environment(workspace: Workspace, token: str, scratch: Path) -> dict[str, str]:
+    """Return the environment of everything that a run starts."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), LOCAL]))
+    return {
+        **inherited,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+        HOME_MARK: str(workspace.home),
+        RUN_MARK: token,
+        "FLWR_HOME": str(scratch / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a client without a GPU must not hide it from the server
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "2000000000",
+        "RAY_prestart_worker_first_driver": "0",  # workers without Flower's environment, which nobody would use
+        "RAY_TMPDIR": str(scratch),
+    }
+
+
+def _start(port: int, environment: Mapping[str, str], scratch: Path, log: Path) -> "subprocess.Popen[bytes]":
+    command = [_tool("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--disable-runtime-dependency-installation"]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops that one
+        )
+
+
+def _listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Wait until this very process listens on the port; False when it has ended."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        with suppress(psutil.Error):
+            sockets = psutil.Process(process.pid).net_connections(kind="tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr[1] == port for one in sockets):
+                return True
+        time.sleep(POLL_S)
+    raise RunError(f"Flower's SuperLink was not ready within {START_S:.0f} s; is the machine overloaded?")
+
+
+def _write_connection(flwr_home: Path, port: int) -> None:
+    """Tell `flwr` where the SuperLink is."""
+    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n'
+    (flwr_home / "config.toml").write_text(text + "insecure = true\n")
+
+
+def _tool(name: str) -> str:
+    """Return the path of a command that is installed beside this Python."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise RunError(f"{path} is missing; set the environment up with scripts/setup")
+    return str(path)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
