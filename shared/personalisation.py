@@ -21,6 +21,7 @@ from shared.training import Examples, apply, fit, hits, task_loss
 
 SplitKind = Literal["record", "time", "none"]
 
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # of the tuned copy: how far the gate tries before it rolls back
 PAPER_LEARNING_RATE_SCALE = 0.1  # the paper: "decreasing the learning rate to avoid overwriting"
 
 
@@ -60,12 +61,25 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
     if len(own) == 0:
         return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0)
     anchor = public.anchor if settings.profile == "default" else None
-    model = tune(copy.deepcopy(general), own, settings, steps=settings.steps, teacher=general, anchor=anchor)
-    before, after = accuracy(general, public.gate), accuracy(model, public.gate)
-    if before - after > settings.budget:
-        reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, more than {settings.budget:.3f}"
-        return Personal(copy.deepcopy(general), False, reason, before, after)
-    return Personal(model, True, "", before, after)
+    tuned = tune(copy.deepcopy(general), own, settings, steps=settings.steps, teacher=general, anchor=anchor)
+    before = accuracy(general, public.gate)
+    for strength in STRENGTHS:
+        model = between(general, tuned, strength)
+        after = accuracy(model, public.gate)
+        if not before - after > settings.budget:
+            return Personal(model, True, "", before, after)
+    reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, by more than {settings.budget:.3f}"
+    return Personal(copy.deepcopy(general), False, reason, before, after)
+
+
+def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
+    """Return the model whose weights lie between two, at `strength` of the way (Wortsman et al. 2022)."""
+    model = copy.deepcopy(tuned)
+    if strength < 1.0:
+        with torch.no_grad():
+            for weight, start in zip(model.parameters(), general.parameters(), strict=True):
+                weight.lerp_(start, 1.0 - strength)
+    return model
 
 
 def tune(
@@ -95,7 +109,8 @@ def tune(
         theirs, target = apply(trunk, anchor.segments), apply(teacher, anchor.segments)
 
     def loss(_: int) -> Tensor:
-        mine, public = (_rows(len(x), settings.batch_size, generator) for x in (own, theirs))
+        mine = _rows(len(own), settings.batch_size, generator)
+        public = _rows(len(theirs), settings.anchor_batch_size, generator)
         logits = tail(torch.cat([own[mine], theirs[public]]) if len(public) else own[mine])
         total = task_loss(logits[: len(mine)], examples.labels[mine], model.task)
         if len(public):

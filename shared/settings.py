@@ -55,6 +55,7 @@ class Personalisation:
     profile: Profile = "default"  # last block and head with an anchor, or the paper's whole network without
     steps: int = 30
     batch_size: int = 32  # own segments a step, at most
+    anchor_batch_size: int = 16  # anchor segments a step, at most
     learning_rate: float = 1e-3
     anchor_segments: int = 128  # public corpus segments, trained on by the general model, to hold a copy to it
     gate_segments: int = 128  # public corpus segments no model is trained on, to measure what others lose
