@@ -3,16 +3,19 @@
 Everything heavy is imported inside the commands, so that `lethe --help` is quick.
 """
 
-import errno
+import os
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from server.cli import devices, jobs, patients
 from shared.errors import LetheError
-from shared.terminal import note, show
+from shared.terminal import show
 from simulations.data_cli import app as data
 
 app = typer.Typer(
@@ -35,6 +38,7 @@ Assignments = Annotated[
 ]
 DEFAULT_HOME = Path("lethe-home")
 QUICK_SEGMENTS = 40_000  # training crops at most under --quick: about a minute at width 16 on two cores
+DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 @app.callback()
@@ -152,30 +156,74 @@ def report(
 
 
 def main() -> None:
-    """Run the command line; every expected failure is one line on stderr and an exit code."""
+    """Run the command line; every failure is one line on stderr and an exit code (`shared/errors.py`)."""
+    _open_streams()
     try:
-        app()
-    except LetheError as error:
-        _fail(str(error), error.exit_code, error)
-    except KeyboardInterrupt as error:
-        _fail("interrupted; nothing is half done, run the command again", 1, error)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        told = "the disk is full" if full else (error.strerror or str(error))
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(
-            f"{told}{where}; {'free some space' if full else 'check the path and its rights'} and try again", 1, error
-        )
+        code = _invoke(sys.argv[1:])
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code = _failed(error)
+    sys.exit(code)
 
 
-def _fail(text: str, exit_code: int, error: BaseException) -> None:
-    if _Debug.on:
-        raise error
-    note(f"[bold red]error:[/] {_escaped(text)}")
-    sys.exit(exit_code)
+def _open_streams() -> None:
+    """Give a stdout or stderr that is closed (`lethe ... >&-`) the null device, or a database would get its number."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w"))
 
 
-def _escaped(text: str) -> str:
+def _invoke(arguments: list[str]) -> int:
+    """Run a command and return its exit code; not by `app()`, which would give errors codes of its own."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("lethe", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:  # wrong usage: 2
+        error.show()
+        return error.exit_code
+    return 0
+
+
+def _failed(error: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code."""
+    with suppress(OSError):  # there may be nobody on stderr either
+        if _Debug.on:
+            traceback.print_exception(error)
+        if not isinstance(error, BrokenPipeError):  # as in `lethe ... | head`
+            _say(_told(error))
+    try:
+        sys.stdout.flush()
+    except OSError:  # what cannot be written is dropped, or Python would complain about it at its very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return error.exit_code if isinstance(error, LetheError) else 1
+
+
+def _told(error: BaseException) -> str:
+    """Return what a person is told about an error."""
+    if isinstance(error, LetheError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
+        return "interrupted; nothing is half done, run the command again"
+    if isinstance(error, MemoryError):
+        return "not enough memory; stop other programs, or lower general.width or general.batch_size"
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if any(sign in str(error) for sign in DISK_FULL):  # SQLite and safetensors have errors of their own for it
+        return f"the disk is full{where}; free some space and run the command again"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{where}; check the path and its rights and try again"
+    return f"a bug in Lethe: {type(error).__name__}: {error}; `lethe --debug` before the command shows where"
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
     from rich.markup import escape
 
-    return escape(text)
+    line = f"[bold red]error:[/] {escape(' '.join(text.split()))}"
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)

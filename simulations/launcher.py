@@ -21,6 +21,7 @@ import psutil
 from server.workspace import Workspace
 from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError, WorkspaceError
 from shared.settings import Settings
+from simulations.processes import HOME_MARK, stop
 from simulations.superlink import CONNECTION, START_S, SuperLink, superlink
 
 State = Mapping[str, Any]
@@ -51,8 +52,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
     state, config = workspace.flower / f"{name}.json", workspace.flower / f"{name}.toml"
     try:
         with _only_one(workspace), _signals_interrupt(), superlink(workspace) as link:
-            with workspace.lock("starting a run"):  # or the ServerApp would refuse, but only in 10 s
-                _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
+            _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
             run_id = _submit(link, config, slots=slots)
             try:
                 _follow(link, run_id, state, on_state)
@@ -143,7 +143,10 @@ def _cause(output: str) -> str:
 
 @contextmanager
 def _only_one(workspace: Workspace) -> Iterator[None]:
-    """Refuse a second launcher in the same workspace, before anything of the first is swept away."""
+    """Refuse a second launcher in the same workspace, then sweep away what a killed one has left.
+
+    What else holds the workspace is found here and not ten seconds later by the ServerApp.
+    """
     workspace.flower.mkdir(parents=True, exist_ok=True)
     with (workspace.flower / "launcher.lock").open("a+") as lock:
         try:
@@ -157,6 +160,9 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        stop(HOME_MARK, str(workspace.home))
+        with workspace.lock("starting a run"):
+            pass
         yield
 
 

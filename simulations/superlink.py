@@ -22,7 +22,7 @@ import psutil
 
 from server.workspace import Workspace
 from shared.errors import RunError
-from simulations.processes import HOME_MARK, RUN_MARK, stop, watched
+from simulations.processes import HOME_MARK, RUN_MARK, watched
 
 CONNECTION = "lethe"
 START_S = 120.0
@@ -89,7 +89,6 @@ class SuperLink:
 @contextmanager
 def superlink(workspace: Workspace) -> Iterator[SuperLink]:
     """Give a SuperLink that ends with this block, and so does everything it has started."""
-    stop(HOME_MARK, str(workspace.home))  # an earlier run's, if its launcher and its watchdog were killed
     token, log = os.urandom(8).hex(), workspace.flower / "superlink.log"
     with watched(token) as scratch:
         environment = _environment(workspace, token, scratch)
@@ -121,7 +120,6 @@ def _environment(workspace: Workspace, token: str, scratch: Path) -> dict[str, s
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a client without a GPU must not hide it from the server
         "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "2000000000",
-        "RAY_prestart_worker_first_driver": "0",  # workers without Flower's environment, which nobody would use
         "RAY_TMPDIR": str(scratch),
     }
 
