@@ -119,7 +119,7 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
     sample = [signals.millivolts(int(row)) for row in corpus.training[:500]]
     model = build(settings, lead_sd=torch.from_numpy(lead_sd(np.stack(sample)))).to(device).train()
     epochs, steps = schedule(len(corpus.training), settings)
-    crops = Crops(signals, corpus.training, settings, device)
+    crops = Crops(signals, corpus.training, settings, model.lead_sd)
     validation = segments_of(signals, corpus.validation)
     seen: list[tuple[float, float]] = []
     curves: list[dict[str, float]] = []
@@ -150,10 +150,12 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
 
 
 class Crops:
-    """Batches of random one-second crops, blended in pairs (mixup, Zhang et al. 2018); endless, by seed."""
+    """Batches of random one-second crops, disturbed and blended in pairs (mixup, Zhang et al. 2018); by seed."""
 
-    def __init__(self, signals: Signals, rows: Rows, settings: General, device: torch.device) -> None:
-        self._signals, self._rows, self._settings, self._device = signals, rows, settings, device
+    def __init__(self, signals: Signals, rows: Rows, settings: General, lead_sd: Tensor) -> None:
+        self._signals, self._rows, self._settings, self._lead_sd = signals, rows, settings, lead_sd
+        self._device = lead_sd.device
+        self._generator = torch.Generator(self._device).manual_seed(settings.seed)
         self._labels = signals.labels
         self._rng = np.random.default_rng(settings.seed)
         self._waiting = np.empty(0, dtype=np.int64)
@@ -167,12 +169,22 @@ class Crops:
         starts = rng.integers(0, self._signals.samples.shape[2] - SEGMENT_SAMPLES + 1, size)
         segments = torch.from_numpy(self._signals.crops(rows, starts)).to(self._device)
         labels = torch.from_numpy(self._labels[rows]).to(self._device)
+        segments = self._disturb(segments)
         if not self._settings.mixup:
             return segments, labels, labels
         share = rng.beta(self._settings.mixup, self._settings.mixup)
         share = max(share, 1 - share)
         other = torch.from_numpy(rng.permutation(size)).to(self._device)
         return segments.lerp(segments[other], 1 - share), labels.lerp(labels[other], 1 - share), labels
+
+    def _disturb(self, segments: Tensor) -> Tensor:
+        """Change gain, add noise and blank leads at random, so that no crop comes twice."""
+        settings, generator, device = self._settings, self._generator, self._device
+        size, leads, _ = segments.shape
+        gain = torch.randn(size, 1, 1, generator=generator, device=device).mul(settings.gain_sd).exp()
+        noise = torch.randn(segments.shape, generator=generator, device=device) * settings.noise_sd
+        kept = torch.rand(size, leads, 1, generator=generator, device=device) >= settings.lead_dropout
+        return (segments * gain + noise * self._lead_sd[:, None]) * kept
 
 
 def schedule(records: int, settings: General) -> tuple[int, int]:

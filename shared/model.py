@@ -50,8 +50,9 @@ class ResNet34(nn.Module):
 
     lead_sd: Tensor
 
-    def __init__(self, width: int, *, task: Task = "single", smoothing_ms: float = 0.0) -> None:
+    def __init__(self, width: int, *, task: Task = "single", smoothing_ms: float = 0.0, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout  # in front of the head, in training; the file does not keep it
         self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
         self.register_buffer("lead_sd", torch.ones(len(LEADS)))
         self.stem = nn.Sequential(nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width))
@@ -82,7 +83,8 @@ class ResNet34(nn.Module):
 
     def tail(self, features: Tensor) -> Tensor:
         """Return logits: (B, 8 * width, 16) -> (B, 5)."""
-        return self.head(self.blocks[-1](features).mean(dim=2))  # type: ignore[no-any-return]
+        pooled = F.dropout(self.blocks[-1](features).mean(dim=2), self.dropout, self.training)
+        return self.head(pooled)  # type: ignore[no-any-return]
 
     def tail_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the last block and the head."""
@@ -101,7 +103,9 @@ def build(settings: General, *, lead_sd: Tensor | None = None) -> ResNet34:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = ResNet34(settings.width, task=settings.task, smoothing_ms=settings.smoothing_ms)
+        model = ResNet34(
+            settings.width, task=settings.task, smoothing_ms=settings.smoothing_ms, dropout=settings.dropout
+        )
     if lead_sd is not None:
         model.lead_sd.copy_(lead_sd)
     return model

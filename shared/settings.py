@@ -43,6 +43,10 @@ class General:
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     weight_decay: float = 5e-2
     mixup: float = 0.3  # parameter of the beta distribution that blends pairs of crops; 0 leaves it out
+    noise_sd: float = 0.1  # Gaussian noise on training crops, in standard deviations of each lead
+    gain_sd: float = 0.2  # of the logarithm of a crop's random gain
+    lead_dropout: float = 0.1  # probability that a lead of a crop is blanked
+    dropout: float = 0.3  # in front of the head, in training
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
     seed: int = 0
@@ -53,13 +57,13 @@ class Personalisation:
     """How a device makes its own copy."""
 
     profile: Profile = "default"  # last block and head with an anchor, or the paper's whole network without
-    steps: int = 30
+    steps: int = 20
     batch_size: int = 32  # own segments a step, at most
     anchor_batch_size: int = 16  # anchor segments a step, at most
-    learning_rate: float = 1e-3
-    anchor_segments: int = 128  # public corpus segments, trained on by the general model, to hold a copy to it
-    gate_segments: int = 128  # public corpus segments no model is trained on, to measure what others lose
-    anchor_weight: float = 4.0  # of the distillation term
+    learning_rate: float = 2e-3
+    anchor_segments: int = 64  # public corpus segments, trained on by the general model, to hold a copy to it
+    gate_segments: int = 64  # public corpus segments no model is trained on, to measure what others lose
+    anchor_weight: float = 10.0  # of the distillation term
     budget: float = 0.02  # others' accuracy may fall by this much before the device rolls back
     held_out: float = 0.3  # of the segments, when a device has one record and splits by time
     seed: int = 0
@@ -70,7 +74,7 @@ class Unlearning:
     """What happens when a patient withdraws."""
 
     methods: str = "finetune,exact"  # all are measured from one checkpoint; the last one is served
-    steps: int = 30  # of the paper's fine-tuning on the retain set
+    steps: int = 20  # of the paper's fine-tuning on the retain set
     rehearsals: int = 0  # patients who withdraw in mid-run; a demonstration, 0 in production
 
 

@@ -1,6 +1,7 @@
 """Benchmarks, run by hand: how good and how fast Lethe is on a PTB-XL folder and on this machine.
 
     python -m simulations.benchmark general  --data DIR --task multi --keep model.safetensors
+    python -m simulations.benchmark test     --data DIR --model model.safetensors
     python -m simulations.benchmark personal --data DIR --model model.safetensors
     python -m simulations.benchmark device
     python -m simulations.benchmark speed
@@ -26,7 +27,7 @@ import torch
 import typer
 
 from server.general import Corpus, evaluate, fit_general, segments_of
-from shared.model import ResNet34, build, load, to_bytes
+from shared.model import ResNet34, build, digest, load, to_bytes
 from shared.package import Public
 from shared.personalisation import accuracy, held_out_mask, personalise
 from shared.ptbxl import Signals, for_task, index
@@ -38,6 +39,7 @@ from shared.training import Examples, fit, one_thread, task_loss
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 Data = Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")]
+Model = Annotated[Path, typer.Option("--model", help="A model that `general --keep` wrote.")]
 TEST_FOLD, CHOICE_FOLD = 10, 9
 
 
@@ -45,7 +47,6 @@ TEST_FOLD, CHOICE_FOLD = 10, 9
 def general(
     data: Data,
     task: Annotated[str, typer.Option(help="single or multi")] = "multi",
-    fold: Annotated[int, typer.Option(help="Evaluate on this fold: 9 to choose, 10 once.")] = CHOICE_FOLD,
     epochs: int = General.epochs,
     width: int = General.width,
     seed: int = 0,
@@ -60,23 +61,22 @@ def general(
     with progress("training", epochs) as tell:
         model, curves = fit_general(corpus, settings, tell=lambda done, _: tell(done))
     seconds = time.perf_counter() - began
-    rows = _rows(folds == fold)
     if keep is not None:
         keep.write_bytes(to_bytes(model))
-    _print(
-        settings=vars(settings),
-        seconds=seconds,
-        fold=fold,
-        majority=_majority(signals.labels[rows]),
-        metrics=evaluate(model, signals, rows),
-        last_epoch=curves[-1],
-    )
+    _print(settings=vars(settings), seconds=seconds, last_epoch=curves[-1], **_on_fold(model, signals, CHOICE_FOLD))
+
+
+@app.command()
+def test(data: Data, model: Model, fold: int = TEST_FOLD) -> None:
+    """Evaluate a kept model on the test fold; once."""
+    trained = load(model)
+    _print(model=digest(model.read_bytes()), **_on_fold(trained, _signals(data, trained.task), fold))
 
 
 @app.command()
 def personal(
     data: Data,
-    model: Annotated[Path, typer.Option(help="A model that `general --task single --keep` wrote.")],
+    model: Model,
     patients: int = 40,
     fold: int = TEST_FOLD,
     profile: Annotated[str, typer.Option(help="default or paper")] = "default",
@@ -214,6 +214,15 @@ def _means(found: list[dict[str, Any]]) -> dict[str, Any]:
         "others_change_points": 100 * (means["others_personal"] - means["others_general"]),
     }
     return {**gains, **means, "by_seed": by_seed}
+
+
+def _on_fold(model: ResNet34, signals: Signals, fold: int) -> dict[str, Any]:
+    rows = _rows(np.array([record.fold for record in signals.records]) == fold)
+    return {
+        "fold": fold,
+        "majority": _majority(signals.labels[rows]),
+        "metrics": evaluate(model, signals, rows),
+    }
 
 
 def _signals(data: Path, task: Task) -> Signals:
