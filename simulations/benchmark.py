@@ -1,7 +1,7 @@
 """Benchmarks, run by hand: how good and how fast Lethe is on a PTB-XL folder and on this machine.
 
     python -m simulations.benchmark general  --data DIR --task multi --keep model.safetensors
-    python -m simulations.benchmark test     --data DIR --model model.safetensors
+    python -m simulations.benchmark final    --data DIR --model model.safetensors
     python -m simulations.benchmark personal --data DIR --model model.safetensors
     python -m simulations.benchmark device
     python -m simulations.benchmark speed
@@ -67,7 +67,7 @@ def general(
 
 
 @app.command()
-def test(data: Data, model: Model, fold: int = TEST_FOLD) -> None:
+def final(data: Data, model: Model, fold: int = TEST_FOLD) -> None:
     """Evaluate a kept model on the test fold; once."""
     trained = load(model)
     _print(model=digest(model.read_bytes()), **_on_fold(trained, _signals(data, trained.task), fold))
