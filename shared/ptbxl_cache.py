@@ -197,7 +197,9 @@ def _open(path: Path) -> Cache | None:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 8, 0))
             length = int.from_bytes(file.read(8), "little")
-            file.seek(max(size - 8 - length, 0))
+            if length > size - 8:
+                return None
+            file.seek(size - 8 - length)
             about = json.loads(file.read(length))
         scales = np.asarray(about["scales"], dtype=np.float32)
         if size != len(scales) * RECORD_BYTES + length + 8:

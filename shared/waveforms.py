@@ -19,6 +19,7 @@ from shared.signals import blank_leads
 
 SECONDS = RECORD_SAMPLES // SAMPLING_HZ
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}  # in one of each unit
+BYTES_A_SAMPLE = {"16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "212": 1.5}  # WFDB formats of fixed size
 
 
 class BadRecord(DataError):
@@ -125,15 +126,18 @@ def _wfdb_record(stem: Path, *, name: str) -> Any:  # wfdb is untyped
 
 
 def _check_samples(found: Any, stem: Path, *, hz: int, name: str) -> None:
-    """Refuse another rate or length than `hz` and ten seconds, and a 16-bit file longer than its header says."""
+    """Refuse another rate or length than `hz` and ten seconds, and a file whose size its header does not explain."""
     seen, expected = f"{found.sig_len} samples at {found.fs:g} Hz", f"{hz * SECONDS} at {hz} Hz"
     if found.fs != hz or found.sig_len != hz * SECONDS:
         _refuse("wrong samples", name, f"has {seen}, expected {expected}")
     for file in dict.fromkeys(found.file_name):
         signals = [signal for signal, owner in enumerate(found.file_name) if owner == file]
-        size = 2 * len(signals) * found.sig_len + (found.byte_offset[signals[0]] or 0)
+        widths = [BYTES_A_SAMPLE.get(found.fmt[signal]) for signal in signals]
+        if None in widths:
+            continue
+        size = int(sum(filter(None, widths)) * found.sig_len) + (found.byte_offset[signals[0]] or 0)
         actual = (stem.parent / file).stat().st_size
-        if {found.fmt[signal] for signal in signals} == {"16"} and actual != size:
+        if actual != size:
             _refuse("unreadable", name, f"has {actual} bytes in {file}, expected {size} by its header")
 
 
