@@ -7,6 +7,7 @@ not trained again.
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,21 +19,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.crops import Crops, Rows
 from server.registry import Registry
 from server.workspace import Workspace
 from shared.errors import DataError
-from shared.files import write_atomically
+from shared.files import flush_folder, write_atomically
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
-from shared.package import Package, Public
+from shared.package import MODEL, Package, Public
 from shared.ptbxl import Record, Signals, for_task, index, load
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
 from shared.signals import lead_sd
 from shared.training import Examples, apply, device_for_training, fit, hits, task_loss
 from shared.version import code_version
 
-Rows = npt.NDArray[np.int64]
 Tell = Callable[[int, int], None]
 
 
@@ -91,10 +92,9 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     """
     corpus = open_corpus(workspace, registry, settings)
     lineage = _lineage(corpus.signals, settings)
-    known = registry.find_general(lineage["key"])
-    if known is not None and (workspace.models / known / "model.safetensors").exists():
-        record = json.loads((workspace.models / known / "curves.json").read_text())
-        return Trained(known, True, record)
+    known = _keep_only(workspace.models, lineage)
+    if known is not None:
+        return Trained(known.name, True, json.loads((known / "curves.json").read_text()))
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
@@ -138,53 +138,17 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
             seen.clear()
             tell(done, epochs)
 
-    fit(
-        model.parameters(),
-        loss_of_step,
-        steps=steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        after_step=after_step,
-    )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)  # dropout draws from PyTorch's own generator
+        fit(
+            model.parameters(),
+            loss_of_step,
+            steps=steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            after_step=after_step,
+        )
     return model.cpu().eval(), curves
-
-
-class Crops:
-    """Batches of random one-second crops, disturbed and blended in pairs (mixup, Zhang et al. 2018); by seed."""
-
-    def __init__(self, signals: Signals, rows: Rows, settings: General, lead_sd: Tensor) -> None:
-        self._signals, self._rows, self._settings, self._lead_sd = signals, rows, settings, lead_sd
-        self._device = lead_sd.device
-        self._generator = torch.Generator(self._device).manual_seed(settings.seed)
-        self._labels = signals.labels
-        self._rng = np.random.default_rng(settings.seed)
-        self._waiting = np.empty(0, dtype=np.int64)
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return segments (B, 12, 500), their blended labels (B, 5), and the labels of the larger part."""
-        rng, size = self._rng, self._settings.batch_size
-        while len(self._waiting) < size:  # every record ten times, in random order, before any comes again
-            self._waiting = np.concatenate([self._waiting, rng.permutation(np.repeat(self._rows, SEGMENTS_PER_RECORD))])
-        rows, self._waiting = self._waiting[:size], self._waiting[size:]
-        starts = rng.integers(0, self._signals.samples.shape[2] - SEGMENT_SAMPLES + 1, size)
-        segments = torch.from_numpy(self._signals.crops(rows, starts)).to(self._device)
-        labels = torch.from_numpy(self._labels[rows]).to(self._device)
-        segments = self._disturb(segments)
-        if not self._settings.mixup:
-            return segments, labels, labels
-        share = rng.beta(self._settings.mixup, self._settings.mixup)
-        share = max(share, 1 - share)
-        other = torch.from_numpy(rng.permutation(size)).to(self._device)
-        return segments.lerp(segments[other], 1 - share), labels.lerp(labels[other], 1 - share), labels
-
-    def _disturb(self, segments: Tensor) -> Tensor:
-        """Change gain, add noise and blank leads at random, so that no crop comes twice."""
-        settings, generator, device = self._settings, self._generator, self._device
-        size, leads, _ = segments.shape
-        gain = torch.randn(size, 1, 1, generator=generator, device=device).mul(settings.gain_sd).exp()
-        noise = torch.randn(segments.shape, generator=generator, device=device) * settings.noise_sd
-        kept = torch.rand(size, leads, 1, generator=generator, device=device) >= settings.lead_dropout
-        return (segments * gain + noise * self._lead_sd[:, None]) * kept
 
 
 def schedule(records: int, settings: General) -> tuple[int, int]:
@@ -275,6 +239,25 @@ def _lineage(signals: Signals, settings: Settings) -> dict[str, Any]:
         "code": code_version(),
     }
     return {**told, "key": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
+
+
+def _keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
+    """Remove the models that were made of other records, and return the one of this very lineage, if it is there.
+
+    As in the signals' cache, what was made of records that may no longer be used does not linger: a package
+    holds public segments. The weights go first, so that a folder with weights is complete.
+    """
+    found = None
+    for folder in models.iterdir():
+        about = json.loads((folder / "lineage.json").read_text()) if (folder / "lineage.json").exists() else {}
+        whole = (folder / MODEL).exists()
+        if about.get("data") != lineage["data"] or not whole:
+            (folder / MODEL).unlink(missing_ok=True)
+            flush_folder(folder)
+            shutil.rmtree(folder)
+        elif about["key"] == lineage["key"]:
+            found = folder
+    return found
 
 
 def _majority(labels: npt.NDArray[np.float32]) -> float | None:
