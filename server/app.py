@@ -42,6 +42,7 @@ class Run:
     personal: dict[int, PersonaliseReply] = field(default_factory=dict)
     probes: dict[int, ProbeReply] = field(default_factory=dict)
     unlearned: list[tuple[Job, UnlearnReply]] = field(default_factory=list)
+    answer_s: float = phases.ANSWER_S
 
 
 @app.main()
@@ -94,12 +95,17 @@ def meet(run: Run) -> None:
     if not slots:
         raise RunError("no patient with a wearable is enrolled; add one with `lethe patients add`")
     with run.progress.phase("directory"):
-        run.devices = phases.directory(run.grid, run=run.name, expected=max(slots) + 1, code=code_version())
+        run.devices = phases.directory(
+            run.grid, run=run.name, expected=max(slots) + 1, code=code_version(), answer_s=run.answer_s
+        )
 
 
 def unlearn(run: Run) -> None:
-    """Push the unlearning rounds that are due, and enter what the devices acknowledge."""
-    due = [job for job in run.registry.jobs(DUE) if job.slot in run.devices]
+    """Push the unlearning rounds that are due, and enter what the devices acknowledge.
+
+    The job of a device that is not there is dispatched too: it stays so, and every later run tries again.
+    """
+    due = run.registry.jobs(DUE)
     if not due:
         return
     with run.progress.phase("unlearn") as tell:
@@ -107,7 +113,10 @@ def unlearn(run: Run) -> None:
             run.registry.advance(
                 job.id, "DISPATCHED", detail={"method": parse_methods(run.settings.unlearning.methods)[-1]}
             )
-        answers = phases.unlearn(run.grid, run.devices, due, run.settings, run=run.name, tell=tell)
+        here = [job for job in due if job.slot in run.devices]
+        answers = phases.unlearn(
+            run.grid, run.devices, here, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+        )
         for job in due:
             reply = answers.get(job.id)
             if reply is not None and reply.status == "ok":
@@ -151,20 +160,20 @@ def train(run: Run) -> Trained:
 
 
 def personalise(run: Run, trained: Trained) -> None:
-    """Have every device whose patient consents to something make its personal model."""
+    """Have every device make its personal model of what its patient consents to; of nothing, it makes none."""
     package = Package.open(run.workspace.models / trained.digest)
     consented = {
         patient.slot: [row.id for row in run.registry.records(patient.id)]
         for patient in run.registry.patients("wearable")
-        if patient.slot is not None and patient.status != "withdrawn"
+        if patient.slot is not None
     }
     with run.progress.phase("personalise") as tell:
         run.personal = phases.personalise(
-            run.grid, run.devices, consented, package, run.settings, run=run.name, tell=tell
+            run.grid, run.devices, consented, package, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
         )
     owners = {patient.slot: patient.id for patient in run.registry.patients("wearable")}
     for slot, reply in run.personal.items():
-        if reply.status == "ok":
+        if reply.personal:
             lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
             if reply.accepted:
                 run.registry.add_model(
@@ -187,7 +196,9 @@ def probe(run: Run) -> None:
     """Run the paper's probe on every device with a personal model."""
     slots = [slot for slot, reply in run.personal.items() if reply.status == "ok"]
     with run.progress.phase("probe") as tell:
-        run.probes = phases.probe(run.grid, run.devices, slots, run.settings, run=run.name, tell=tell)
+        run.probes = phases.probe(
+            run.grid, run.devices, slots, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+        )
 
 
 def rehearse(run: Run) -> None:

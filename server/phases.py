@@ -41,8 +41,8 @@ WAVE = 16  # messages on the way at once: a general model travels with each, and
 POLL_S = 0.1
 
 
-def directory(grid: Grid, *, run: str, expected: int, code: str) -> dict[int, tuple[int, Identity]]:
-    """Wait for the devices and ask who they are: slot -> (node id, identity).
+def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float) -> dict[int, tuple[int, Identity]]:
+    """Wait for the devices and ask who they are: slot -> (node id, identity); those that stay silent are left out.
 
     Raises:
         RunError: too few devices came, or one runs other code than the server.
@@ -58,7 +58,7 @@ def directory(grid: Grid, *, run: str, expected: int, code: str) -> dict[int, tu
         if len(nodes) < expected:
             time.sleep(POLL_S)
     requests = {node: write(Whoami(run)) for node in nodes}
-    found = _ask(grid, requests, WHOAMI, Identity, group=run)
+    found = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
     for identity in found.values():
         if identity.code != code:
             raise RunError(
@@ -76,17 +76,26 @@ def personalise(
     settings: Settings,
     *,
     run: str,
+    answer_s: float,
     tell: Tell,
 ) -> dict[int, PersonaliseReply]:
-    """Have the devices in the slots of `consented` make their personal models of the records named there."""
+    """Have the devices in the slots of `consented` make their personal models of the records named there.
+
+    A device without a consented record gets a new version of the general model, to serve it in place of an older
+    one; it is not asked when it has this version, or never had any.
+    """
     requests = {}
     for slot, records in consented.items():
+        if slot not in devices:
+            continue
         node, identity = devices[slot]
+        if not records and identity.package in ("", package.fingerprint):
+            continue
         request = PersonaliseRequest(run, package.digest, package.fingerprint, tuple(records), settings.personalisation)
         blobs = {} if identity.package == package.fingerprint else package.blobs()
         requests[node] = write(request, blobs=blobs)
-    answers = _ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, tell=tell)
-    return {reply.slot: reply for reply in answers.values()}
+    answers = _ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, answer_s=answer_s, tell=tell)
+    return _by_slot(devices, answers)
 
 
 def probe(
@@ -96,13 +105,13 @@ def probe(
     settings: Settings,
     *,
     run: str,
+    answer_s: float,
     tell: Tell,
 ) -> dict[int, ProbeReply]:
     """Have devices run the paper's probe."""
     request = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
     requests = {devices[slot][0]: write(request) for slot in slots}
-    answers = _ask(grid, requests, PROBE, ProbeReply, group=run, tell=tell)
-    return {reply.slot: reply for reply in answers.values()}
+    return _by_slot(devices, _ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
 
 
 def unlearn(
@@ -112,6 +121,7 @@ def unlearn(
     settings: Settings,
     *,
     run: str,
+    answer_s: float,
     tell: Tell,
 ) -> dict[str, UnlearnReply]:
     """Push unlearning rounds, one job a device at a time: job id -> the device's acknowledgement."""
@@ -127,9 +137,11 @@ def unlearn(
             UNLEARN,
             UnlearnReply,
             group=run,
+            answer_s=answer_s,
             tell=lambda count, _, done=done: tell(done + count, len(jobs)),  # type: ignore[misc]
         )
-        answers |= {reply.job: reply for reply in found.values()}
+        told = _by_slot(devices, found)
+        answers |= {reply.job: reply for slot, reply in told.items() if reply.job == first[slot].id}
         waiting = [job for job in waiting if first[job.slot].id != job.id]
     return answers
 
@@ -146,6 +158,13 @@ def _unlearn_request(job: Job, settings: Settings) -> UnlearnRequest:
     )
 
 
+def _by_slot(devices: Mapping[int, tuple[int, Identity]], answers: Mapping[int, Reply]) -> dict[int, Reply]:
+    """Return the answers by slot; a device speaks for its own slot only."""
+    return {
+        slot: answers[node] for slot, (node, _) in devices.items() if node in answers and answers[node].slot == slot
+    }
+
+
 def _ask(
     grid: Grid,
     requests: Mapping[int, RecordDict],
@@ -153,24 +172,28 @@ def _ask(
     kind: type[Reply],
     *,
     group: str,
+    answer_s: float,
     tell: Tell | None = None,
 ) -> dict[int, Reply]:
-    """Send each node its request, a wave at a time, and return the answers that came, by node."""
+    """Send each node its request, a wave at a time, and return the answers that came, by node.
+
+    A node that is silent for `answer_s` seconds makes room for the next one.
+    """
     answers: dict[int, Reply] = {}
-    waiting: dict[str, int] = {}
+    waiting: dict[str, tuple[int, float]] = {}  # message -> node, and until when
     unsent = list(requests.items())
-    deadline = time.monotonic() + ANSWER_S
     gone = 0
-    while (unsent or waiting) and time.monotonic() < deadline:
+    while unsent or waiting:
         wave, unsent = unsent[: WAVE - len(waiting)], unsent[WAVE - len(waiting) :]
         messages = [
             Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in wave
         ]
         if messages:
             ids = grid.push_messages(messages)
-            waiting |= {message_id: node for message_id, (node, _) in zip(ids, wave, strict=True)}
+            until = time.monotonic() + answer_s
+            waiting |= {message_id: (node, until) for message_id, (node, _) in zip(ids, wave, strict=True)}
         for message in grid.pull_messages(list(waiting)):
-            node = waiting.pop(message.metadata.reply_to_message_id)
+            node, _ = waiting.pop(message.metadata.reply_to_message_id)
             gone += 1
             if tell is not None:
                 tell(gone, len(requests))
@@ -180,5 +203,8 @@ def _ask(
                 answers[node] = read(kind, message)
             except DataError:
                 continue
-        time.sleep(POLL_S)
+        now = time.monotonic()
+        waiting = {message_id: (node, until) for message_id, (node, until) in waiting.items() if now < until}
+        if waiting:
+            time.sleep(POLL_S)
     return answers

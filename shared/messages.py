@@ -70,7 +70,7 @@ class PersonaliseReply:
 
     Attributes:
         status: "ok", or "refused" with the reason, for example nothing to learn from.
-        personal, bundle: digests of the model and of its ONNX file.
+        personal, bundle: digests of the model in use and of its ONNX file, "" for none.
         accepted: whether the copy stayed within others' budget; if not, the general model is served.
         records, train_segments, held_out_segments: what the device holds.
         split: how training and held-out segments were told apart.
