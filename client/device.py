@@ -71,7 +71,7 @@ def make_personal(
     left_out = _synchronise(store, feed, request.records)
     recordings = store.recordings()
     if not recordings:
-        return PersonaliseReply(slot, "refused", "no usable record to learn from", left_out=left_out)
+        return _serve_general(store, request.general, slot=slot, left_out=left_out)
     began = time.perf_counter()
     general, public = load_general(store.general_folder(request.general))
     own = Own.of(recordings, held_out=request.settings.held_out)
@@ -136,6 +136,15 @@ def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[
     recordings, left_out = feed.record(set(consented) - here)
     store.add(recordings)
     return left_out
+
+
+def _serve_general(store: Store, general: str, *, slot: int, left_out: Mapping[str, int]) -> PersonaliseReply:
+    """Without a record, serve the general model of this version in place of whatever model was in use."""
+    if store.state.model and store.state.model != general:
+        model, public = load_general(store.general_folder(general))
+        store.apply(change_to(store, model, State(general=general), check=public.gate.segments))
+    state, reason = store.state, "no usable record to learn from"
+    return PersonaliseReply(slot, "refused", reason, personal=state.model, bundle=state.bundle, left_out=left_out)
 
 
 def _describe(

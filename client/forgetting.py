@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from client.device import Own, accuracy_or_none, change_to, compare
 from client.sensor import Recording
-from client.store import State, Store, recipe
+from client.store import Change, State, Store, recipe
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
 from shared.package import load_general
@@ -23,6 +23,8 @@ from shared.probing import probe
 from shared.training import Examples
 from shared.unlearning import EXACT, METHODS
 from shared.unlearning.case import Case
+
+TURNED_DOWN = "others would lose more than the budget by a copy made of what is kept"
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ def _erase_only(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnR
     gone = _named(store, request)
     files = store.sizes([f"recordings/{record}.npz" for record in gone])
     count = _count(store, gone)
-    store.erase(gone)
     erased = tuple(ErasedFile(name, size) for name, size in files.items())
-    return UnlearnReply(request.job, slot, "ok", segments_erased=count, erased=erased, unlearned_at=_now())
+    reply = UnlearnReply(request.job, slot, "ok", segments_erased=count, erased=erased, unlearned_at=_now())
+    text = TypeAdapter(UnlearnReply).dump_json(reply).decode()
+    store.apply(Change(store.state, erase=gone, answer=(request.job, text)))
+    return reply
 
 
 def _now() -> str:
@@ -146,8 +150,10 @@ def _serve(
     """Put the unlearned model in use and erase what must go, in one step that survives a crash."""
     before, case = store.state, withdrawal.case
     made_of = recipe(before.general, withdrawal.kept, request.personalisation) if withdrawal.kept else ""
+    turned_down = bool(withdrawal.kept) and model_digest(model) == before.general
+    state = State(general=before.general, recipe=made_of, reason=TURNED_DOWN if turned_down else "")
     check = torch.cat([case.public.gate.segments, case.retain.segments])
-    change = change_to(store, model, State(general=before.general, recipe=made_of), check=check)
+    change = change_to(store, model, state, check=check)
     gone = [f"recordings/{record}.npz" for record in withdrawal.gone]
     replaced = ["model.safetensors", "bundle.onnx"] if change.state.model != before.model else []
     reply = UnlearnReply(

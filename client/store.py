@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,14 +56,14 @@ class Change:
 
     Attributes:
         state: the state afterwards.
-        model, bundle: the bytes of the new files.
+        model, bundle: the bytes of the new files; b"" leaves what is there.
         erase: ids of recordings to erase.
         answer: name and text of an answer to keep, so that a repeated request gets it again.
     """
 
     state: State
-    model: bytes
-    bundle: bytes
+    model: bytes = b""
+    bundle: bytes = b""
     erase: tuple[str, ...] = ()
     answer: tuple[str, str] | None = None
 
@@ -107,19 +107,16 @@ class Store:
 
     @property
     def package(self) -> str:
-        """Return the fingerprint of the general model's package that is here, whole, or "" for none."""
-        for folder in (self.folder / "general").iterdir():
-            if (folder / MODEL).exists():
-                return Package.open(folder).fingerprint
-        return ""
+        """Return the fingerprint of the newest package of a general model that is here, whole, or "" for none."""
+        used = self.state.general
+        whole = [folder for folder in (self.folder / "general").iterdir() if (folder / MODEL).exists()]
+        newest = sorted(whole, key=lambda folder: folder.name == used)  # the one in use is the older of two
+        return Package.open(newest[0]).fingerprint if newest else ""
 
     def install(self, package: Package) -> None:
-        """Keep a general model's package and drop the older ones."""
+        """Keep a general model's package; the one in use stays until `apply` replaces its model."""
         package.save(self.general_folder(package.digest))
-        for folder in (self.folder / "general").iterdir():
-            if folder.name != package.digest:
-                _remove(folder.iterdir())
-                folder.rmdir()
+        self._drop_generals({package.digest, self.state.general})
 
     def record_ids(self) -> tuple[str, ...]:
         """Return the ids of the recordings that are here."""
@@ -161,9 +158,11 @@ class Store:
 
     def apply(self, change: Change) -> None:
         """Replace the model in use and erase, all or nothing, durable when this returns."""
-        write_atomically(self.folder / "staged.safetensors", change.model)
-        write_atomically(self.folder / "staged.onnx", change.bundle)
-        decided = {"state": asdict(change.state), "erase": change.erase, "answer": change.answer}
+        if change.model:
+            write_atomically(self.folder / "staged.safetensors", change.model)
+            write_atomically(self.folder / "staged.onnx", change.bundle)
+        replaced = self.state.general if self.state.general != change.state.general else ""
+        decided = {"state": asdict(change.state), "erase": change.erase, "answer": change.answer, "drop": replaced}
         write_atomically(self.folder / "staged.json", json.dumps(decided).encode())
         self._finish()
 
@@ -182,7 +181,17 @@ class Store:
             job, text = decided["answer"]
             write_atomically(self.folder / "answers" / f"{_safe(job)}.json", text.encode())
         write_atomically(self.folder / "state.json", json.dumps(decided["state"]).encode())
+        if decided["drop"]:
+            self._drop_generals({folder.name for folder in (self.folder / "general").iterdir()} - {decided["drop"]})
         _remove([staged])
+
+    def _drop_generals(self, keep: Collection[str]) -> None:
+        """Remove the packages of other general models."""
+        for folder in (self.folder / "general").iterdir():
+            if folder.name not in keep:
+                _remove([folder / MODEL])  # first, so that a folder with weights is complete
+                _remove(folder.iterdir())
+                folder.rmdir()
 
     def _recording(self, record: str) -> Path:
         return self.folder / "recordings" / f"{_safe(record)}.npz"
