@@ -138,7 +138,7 @@ def held_out_mask(sizes: Sequence[int], share: float) -> tuple[Tensor, SplitKind
     """
     total = sum(sizes)
     if len(sizes) > 1:
-        newest = sizes[len(sizes) - max(1, int(len(sizes) * share)) :]
+        newest = sizes[len(sizes) - min(len(sizes) - 1, max(1, int(len(sizes) * share))) :]
         return torch.arange(total) >= total - sum(newest), "record"
     if total > 1:
         return torch.arange(total) >= total - min(total - 1, max(1, round(total * share))), "time"
