@@ -34,50 +34,56 @@ def _accuracy(result: Row) -> Table:
     devices = result["personal"]
     measured = [row for row in devices if row["own_general"] is not None]
     taken = sum(row["accepted"] for row in devices)
-    note = (
-        f"means over {len(measured)} wearables; {taken} of {len(devices)} copies accepted, the others serve the general"
-    )
+    note = f"means; others: never-used control patients; {taken} of {len(devices)} personal copies accepted"
     table = _table("Accuracy", "", "own held-out", "others", note=note)
     for name in ("general", "personal"):
-        table.add_row(name, _mean(measured, f"own_{name}"), _mean(devices, f"others_{name}"))
-    for name in _methods(result):
-        rows = [method for each in result["withdrawals"] for method in each["methods"] if method["method"] == name]
-        own = [row["own"] for row in rows if row["own"]["n"]]
-        table.add_section()
-        for model in ("general", "personal", "unlearned"):
-            label = f"{name} ({len(rows)} devices): {model}" if model == "general" else f"  {model}"
-            table.add_row(label, _mean(own, model), _mean([row["others"] for row in rows], model))
+        who = f"{len(devices)} wearables" if name == "general" else ""
+        table.add_row(_label(who, name), _mean(measured, f"own_{name}"), _mean(devices, f"others_{name}"))
+    for index, method in enumerate(_methods(result)):
+        rows = _of_method(result, method)
+        own, others = [row["own"] for row in rows if row["own"]["n"]], [row["others"] for row in rows]
+        if index == 0:
+            table.add_section()
+            for name in ("general", "personal"):
+                who = f"{len(rows)} withdrew" if name == "general" else ""
+                table.add_row(_label(who, name), _mean(own, name), _mean(others, name))
+        table.add_row(_label("", f"unlearned, {method}"), _mean(own, "unlearned"), _mean(others, "unlearned"))
     return table
 
 
 def _difference(result: Row) -> Table:
     """The paper's probe: personal minus general accuracy under FGSM, equation 7."""
     epsilons = result["probe"]["epsilons_sd"]
-    title = "Personal minus general accuracy under FGSM (points), by epsilon in lead SDs"
-    note = "control patients were never seen by any model: what they show too is not membership"
+    title = "The paper's probe: personal minus general accuracy under FGSM, in points"
+    note = "by epsilon in SDs of a lead; no model ever saw the controls: what they show too is not membership"
     table = _table(title, "", "N", *(f"{epsilon:g}" for epsilon in epsilons), note=note)
     for name, label in (("member", "member"), ("held_out", "own held-out"), ("control", "control")):
         group = result["probe"]["groups"][name]
         table.add_row(f"{label} segments", str(group["segments"]), *map(_points, group["difference"]))
-    for method in _methods(result):
-        table.add_section()
-        for when in ("before", "after"):
-            rows = [m for w in result["withdrawals"] for m in w["methods"] if m["method"] == method]
-            parts = [row["difference"]["forgotten"] for row in rows if row["difference"]["forgotten"]["segments"]]
-            count = sum(part["segments"] for part in parts)
-            means = [_weighted(parts, when, index) for index in range(len(epsilons))]
-            table.add_row(f"forgotten, {when} {method}", str(count), *map(_points, means))
+    for index, method in enumerate(_methods(result)):
+        parts = [row["difference"]["forgotten"] for row in _of_method(result, method)]
+        parts = [part for part in parts if part["segments"]]
+        count = str(sum(part["segments"] for part in parts))
+        if index == 0:
+            table.add_section()
+            before = [_weighted(parts, "before", at) for at in range(len(epsilons))]
+            table.add_row("forgotten, before", count, *map(_points, before))
+        after = [_weighted(parts, "after", at) for at in range(len(epsilons))]
+        table.add_row(f"forgotten, {method}", count, *map(_points, after))
     return table
 
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
-    table = _table("Withdrawals", "patient", "scope", "erased", "model before", "served now", "is the general model")
+    note = "digests shortened; the report has them whole"
+    table = _table("Withdrawals", "patient", "withdrew", "erased", "model, before > now", "by", "", note=note)
     for row in rows:
         scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
         after = row["methods"][-1]["after"] if row["methods"] else ""
         erased = f"{row['erased']['segments']} segments, {len(row['erased']['files'])} files"
-        same = "yes, by bytes" if row["equals_general"] else "no"
-        table.add_row(row["pseudonym"], scope, erased, row["before"][:12], f"{after[:12]} ({row['served']})", same)
+        digests = f"{row['before'][:8]} > {after[:8]}"
+        table.add_row(
+            row["pseudonym"], scope, erased, digests, row["served"], "= general" if row["equals_general"] else ""
+        )
     return table
 
 
@@ -92,12 +98,20 @@ def _times(result: Row) -> Table:
 def _closing(result: Row) -> Text:
     general = result["general"]
     record = general["metrics"]["record"]
-    told = f"general model {general['digest'][:12]}"
+    lines = [f"general model {general['digest']}"]
     if record["accuracy"] is not None:
-        told += f": accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients"
-        told += f" (always the most frequent class: {general['majority']:.3f})"
+        told = f"accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients"
+        lines.append(f"  {told}; the most frequent class alone {general['majority']:.3f}")
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
-    return Text(f"{told}\nleft out: {left_out}\nreport: {result['report']}")
+    return Text("\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"]))
+
+
+def _label(who: str, model: str) -> str:
+    return f"{who:<13}{model}"
+
+
+def _of_method(result: Row, method: str) -> list[Row]:
+    return [each for row in result["withdrawals"] for each in row["methods"] if each["method"] == method]
 
 
 def _methods(result: Row) -> list[str]:
