@@ -74,15 +74,17 @@ def _difference(result: Row) -> Table:
 
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
-    note = "digests shortened; the report has them whole"
-    table = _table("Withdrawals", "patient", "withdrew", "erased", "model, before > now", "by", "", note=note)
+    note = "segments and files erased; digests shortened, the report has them whole"
+    table = _table(
+        "Withdrawals", "patient", "withdrew", "segments", "files", "model, before > now", "by", "", note=note
+    )
     for row in rows:
         scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
         after = row["methods"][-1]["after"] if row["methods"] else ""
-        erased = f"{row['erased']['segments']} segments, {len(row['erased']['files'])} files"
+        erased = (str(row["erased"]["segments"]), str(len(row["erased"]["files"])))
         digests = f"{row['before'][:8]} > {after[:8]}"
         table.add_row(
-            row["pseudonym"], scope, erased, digests, row["served"], "= general" if row["equals_general"] else ""
+            row["pseudonym"], scope, *erased, digests, row["served"], "= general" if row["equals_general"] else ""
         )
     return table
 
