@@ -43,7 +43,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
         on_state: told what `server/progress.py` writes, whenever it changes.
 
     Raises:
-        LetheError: what the ServerApp raised, or that Flower failed or hung; a note holds the run's output.
+        LetheError: what the ServerApp raised, its traceback as a note, or that Flower failed or hung.
         KeyboardInterrupt: on Ctrl-C, SIGTERM and SIGHUP.
     """
     if not (APP / "pyproject.toml").exists():
@@ -54,11 +54,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
         with _only_one(workspace), _signals_interrupt(), superlink(workspace) as link:
             _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
             run_id = _submit(link, config, slots=slots)
-            try:
-                _follow(link, run_id, state, on_state)
-            except LetheError as error:
-                error.add_note(link.output_of(run_id))
-                raise
+            _follow(link, run_id, state, on_state)
     finally:
         for path in (state, config):
             path.unlink(missing_ok=True)
@@ -103,11 +99,13 @@ def _follow(link: SuperLink, run_id: str, path: Path, on_state: Callable[[State]
         if state != before:
             on_state(state)
         if ended and state.get("phase") != "end":
-            raise RunError(f"{ended}{_cause(link.output_of(run_id))}")
+            raise _unexplained(ended, link.output_of(run_id))
         if not state and now - began > START_S:
             raise RunError(f"the run did not start within {START_S:.0f} s; see {link.log}")
     if state["error"]:
-        raise _ERRORS.get(state["exit_code"], RunError)(state["error"])
+        error = _ERRORS.get(state["exit_code"], RunError)(state["error"])
+        error.add_note(state.get("traceback", ""))
+        raise error
 
 
 def _simulates(link: SuperLink) -> bool:
@@ -135,10 +133,12 @@ def _read(path: Path) -> State:
     return state
 
 
-def _cause(output: str) -> str:
-    """Return the last exception that a run's output names."""
+def _unexplained(ended: str, output: str) -> RunError:
+    """Return the error of a run that has not told its end itself: with the last exception that its output names."""
     named = re.findall(r"^[\w.]*(?:Error|Exception): .+$", output, flags=re.MULTILINE)
-    return f": {named[-1]}" if named else ""
+    error = RunError(f"{ended}: {named[-1]}" if named else ended)
+    error.add_note(output)
+    return error
 
 
 @contextmanager
@@ -161,6 +161,9 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         stop(HOME_MARK, str(workspace.home))
+        for kind in ("json", "tmp", "toml"):
+            for path in workspace.flower.glob(f"*.{kind}"):
+                path.unlink()
         with workspace.lock("starting a run"):
             pass
         yield

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ HOME_MARK = "LETHE_RUN_HOME"
 RUN_MARK = "LETHE_RUN_TOKEN"
 GRACE_S = 1.0  # what is durable is so at any moment, and Flower takes 5 s to leave of its own accord
 KILL_S = 10.0
+POLL_S = 0.05
 SHORT = 20  # bytes; Ray and its session add 83, and the path of a socket may have 103 (macOS)
 
 
@@ -39,17 +41,26 @@ def marked(mark: str, value: str) -> list[psutil.Process]:
 
 
 def stop(mark: str, value: str) -> None:
-    """Stop every process that carries the mark, politely first, until none is left."""
-    found = marked(mark, value)
-    for process in found:
-        with suppress(psutil.Error):
-            process.terminate()
-    psutil.wait_procs(found, timeout=GRACE_S)
-    while left := marked(mark, value):  # again and again: one may have started another just before its end
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=KILL_S)
+    """Stop every process that carries the mark, politely first."""
+    _signal_until_none("terminate", mark, value, every=GRACE_S, within=GRACE_S)
+    _signal_until_none("kill", mark, value, every=POLL_S, within=KILL_S)
+
+
+def _signal_until_none(action: str, mark: str, value: str, *, every: float, within: float) -> None:
+    """Signal the marked processes again and again: one may have started another just before its end.
+
+    Nothing waits for single processes: an ended one stays as a zombie until its parent, perhaps the launcher, which
+    waits for the watchdog, has asked for it.
+    """
+    deadline = time.monotonic() + within
+    again = 0.0
+    while (left := marked(mark, value)) and time.monotonic() < deadline:
+        if time.monotonic() >= again:
+            again = time.monotonic() + every
+            for process in left:
+                with suppress(psutil.Error):
+                    getattr(process, action)()
+        time.sleep(POLL_S)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import psutil
 
 from server.workspace import Workspace
 from shared.errors import RunError
-from simulations.processes import HOME_MARK, RUN_MARK, watched
+from simulations.processes import GRACE_S, HOME_MARK, RUN_MARK, watched
 
 CONNECTION = "lethe"
 START_S = 120.0
@@ -93,14 +93,24 @@ def superlink(workspace: Workspace) -> Iterator[SuperLink]:
     with watched(token) as scratch:
         environment = _environment(workspace, token, scratch)
         Path(environment["FLWR_HOME"]).mkdir()
-        for _ in range(PORTS):
-            port = _free_port()
-            process = _start(port, environment, scratch, log)
-            if _listens(process, port):
-                _write_connection(Path(environment["FLWR_HOME"]), port)
-                yield SuperLink(process, environment, log)
-                return
-        raise RunError(f"Flower's SuperLink ended with {process.returncode} before it was ready; see {log}")
+        process, port = _listening(environment, scratch, log)
+        _write_connection(Path(environment["FLWR_HOME"]), port)
+        try:
+            yield SuperLink(process, environment, log)
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):  # the watchdog does the rest
+                process.wait(timeout=GRACE_S)
+
+
+def _listening(environment: Mapping[str, str], scratch: Path, log: Path) -> "tuple[subprocess.Popen[bytes], int]":
+    """Start a SuperLink and return it with its port, once it listens there."""
+    for _ in range(PORTS):
+        port = _free_port()
+        process = _start(port, environment, scratch, log)
+        if _listens(process, port):
+            return process, port
+    raise RunError(f"Flower's SuperLink ended with {process.returncode} before it was ready; see {log}")
 
 
 def _environment(workspace: Workspace, token: str, scratch: Path) -> dict[str, str]:
