@@ -130,7 +130,7 @@ def _table(title: str, rows: dict[str, Any]) -> "RenderableType":
 
 def _report(result: dict[str, Any]) -> "RenderableType":
     def listed(values: dict[str, int]) -> str:
-        return "  ".join(f"{name} {count}" for name, count in values.items())
+        return ", ".join(f"{name}: {count}" for name, count in values.items())
 
     rows = {
         "records": result["records"],

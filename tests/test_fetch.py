@@ -156,6 +156,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
     server.drop_after[SIGNAL] = [1000]
     run(server, tmp_path)
     assert content(tmp_path) == server.files
+    assert [wanted for name, wanted in server.asked if name == SIGNAL] == [None, "bytes=1000-"]
 
 
 def test_a_file_that_arrives_corrupt_once_is_fetched_again(server, tmp_path):

@@ -81,7 +81,7 @@ def test_records_no_longer_asked_for_leave_nothing_in_the_cache(data, tmp_path):
     withdrawn, kept = found.records[0], found.records[1:]
     load(kept, folder=data, cache=cache)
     content = b"".join(path.read_bytes() for path in cache.iterdir())
-    assert counts_of(data, withdrawn)[:, :50].astype("<i2").tobytes() not in content
+    assert counts_of(data, withdrawn).astype("<i2").tobytes() not in content
     assert withdrawn.path.encode() not in content
     assert counts_of(data, kept[0]).astype("<i2").tobytes() in content
 
