@@ -79,9 +79,8 @@ def execute(run: Run) -> None:
         trained = train(run)
         personalise(run, trained)
         probe(run)
-        if run.settings.unlearning.rehearsals:
-            rehearse(run)
-            unlearn(run)
+        rehearse(run)
+        unlearn(run)  # also what was withdrawn by others while the run went on
         finish(run, trained, began)
     except BaseException as error:
         run.registry.finish_run(run.name, "failed", {"error": str(error)})
@@ -154,9 +153,16 @@ def enter(run: Run, job: Job, reply: UnlearnReply) -> None:
 
 
 def train(run: Run) -> Trained:
-    """Train the general model, or find the one that is there."""
+    """Train the general model, or find the one that is there.
+
+    Training takes a while, and a corpus patient may withdraw meanwhile: the model that is used is one whose
+    lineage is still what the registry allows when it is done.
+    """
     with run.progress.phase("general") as tell:
-        return train_general(run.workspace, run.registry, run.settings, tell=tell)
+        trained = train_general(run.workspace, run.registry, run.settings, tell=tell)
+        while (now := train_general(run.workspace, run.registry, run.settings, tell=tell)).digest != trained.digest:
+            trained = now
+        return trained
 
 
 def personalise(run: Run, trained: Trained) -> None:
@@ -204,19 +210,23 @@ def probe(run: Run) -> None:
 def rehearse(run: Run) -> None:
     """Let patients withdraw in mid-run, as a demonstration: in turn for one record and entirely.
 
-    Those with most records go first, so that something is left when one record goes.
+    Accepted copies go first, then those of many records, so that something is left when one record goes.
     """
-    ready = [p for p in run.registry.patients("wearable") if p.status == "active" and _has_copy(run, p.slot)]
-    ready.sort(key=lambda patient: (-patient.records, patient.slot))
-    for turn, patient in enumerate(ready[: run.settings.unlearning.rehearsals]):
-        first = run.registry.records(patient.id)[:1]
-        one = [first[0].id] if turn % 2 == 0 and patient.records > 1 else None
-        run.registry.withdraw(patient.id, records=one, source="rehearsal")
+    ready = [p for p in run.registry.patients("wearable") if p.status == "active" and p.slot in _made(run)]
+    ready.sort(key=lambda patient: (patient.slot not in _made(run, accepted=True), -patient.records, patient.slot))
+    several = [patient for patient in ready if patient.records > 1]
+    for turn in range(min(run.settings.unlearning.rehearsals, len(ready))):
+        in_part = turn % 2 == 0 and bool(several)
+        patient = several[0] if in_part else ready[0]
+        ready.remove(patient)
+        several = [other for other in several if other != patient]
+        records = [run.registry.records(patient.id)[0].id] if in_part else None
+        run.registry.withdraw(patient.id, records=records, source="rehearsal")
 
 
-def _has_copy(run: Run, slot: int | None) -> bool:
-    reply = run.personal.get(-1 if slot is None else slot)
-    return reply is not None and reply.accepted
+def _made(run: Run, *, accepted: bool = False) -> set[int]:
+    """Return the slots that made a personal model in this run."""
+    return {slot for slot, reply in run.personal.items() if reply.status == "ok" and (reply.accepted or not accepted)}
 
 
 def finish(run: Run, trained: Trained, began: datetime) -> None:

@@ -52,10 +52,12 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
     """
     from server import report
+    from server.enrolment import FACT
     from server.registry import Registry
     from simulations.launcher import launch
 
     with Registry.open(workspace.registry_path) as registry:
+        _refuse_other_enrolment(settings, registry.recall(FACT))
         slots = [patient.slot for patient in registry.patients("wearable") if patient.slot is not None]
     if not slots:
         raise UsageError("no patient with a wearable is enrolled; add one with `lethe patients add`")
@@ -70,6 +72,18 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
     page = report.build(folder)
     return {**result, "report": str(page)}
+
+
+def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | None) -> None:
+    """Refuse settings that the patients were not enrolled under; they cannot change afterwards."""
+    enrolled = (enrolment or {}).get("settings", {})
+    for key, value in settings.flat().items():
+        fixed = key.startswith("cohort.") or key == "general.task"
+        if fixed and enrolled.get(key, value) != value:
+            raise UsageError(
+                f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
+                "make another workspace with `lethe init`"
+            )
 
 
 def latest(workspace: Workspace, name: str | None) -> Path:

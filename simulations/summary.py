@@ -25,7 +25,7 @@ def _table(title: str, *columns: str, note: str = "") -> Table:
     table.caption_style, table.caption_justify = "dim", "left"
     table.pad_edge = False
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table
 
 
@@ -74,18 +74,14 @@ def _difference(result: Row) -> Table:
 
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
-    note = "segments and files erased; digests shortened, the report has them whole"
-    table = _table(
-        "Withdrawals", "patient", "withdrew", "segments", "files", "model, before > now", "by", "", note=note
-    )
+    note = "segments and files erased; the digests are whole in the report"
+    table = _table("Withdrawals", "patient", "withdrew", "segments", "files", "before > now", "served", note=note)
     for row in rows:
         scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
         after = row["methods"][-1]["after"] if row["methods"] else ""
+        served = f"{row['served']} = general" if row["equals_general"] else row["served"]
         erased = (str(row["erased"]["segments"]), str(len(row["erased"]["files"])))
-        digests = f"{row['before'][:8]} > {after[:8]}"
-        table.add_row(
-            row["pseudonym"], scope, *erased, digests, row["served"], "= general" if row["equals_general"] else ""
-        )
+        table.add_row(row["pseudonym"], scope, *erased, f"{row['before'][:8]} > {after[:8]}", served)
     return table
 
 
