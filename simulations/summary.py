@@ -74,14 +74,14 @@ def _difference(result: Row) -> Table:
 
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
-    note = "segments and files erased; the digests are whole in the report"
-    table = _table("Withdrawals", "patient", "withdrew", "segments", "files", "before > now", "served", note=note)
+    note = "erased files and whole digests are in the report"
+    table = _table("Withdrawals", "patient", "withdrew", "erased", "before > now", "served", note=note)
     for row in rows:
         scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
         after = row["methods"][-1]["after"] if row["methods"] else ""
         served = f"{row['served']} = general" if row["equals_general"] else row["served"]
-        erased = (str(row["erased"]["segments"]), str(len(row["erased"]["files"])))
-        table.add_row(row["pseudonym"], scope, *erased, f"{row['before'][:8]} > {after[:8]}", served)
+        erased = f"{row['erased']['segments']} segments"
+        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:8]} > {after[:8]}", served)
     return table
 
 
@@ -99,7 +99,7 @@ def _closing(result: Row) -> Text:
     lines = [f"general model {general['digest']}"]
     if record["accuracy"] is not None:
         told = f"accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients"
-        lines.append(f"  {told}; the most frequent class alone {general['majority']:.3f}")
+        lines += [f"  {told}", f"  (always the most frequent class: {general['majority']:.3f})"]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return Text("\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"]))
 
