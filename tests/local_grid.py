@@ -3,22 +3,32 @@
 import uuid
 from collections.abc import Iterable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.serverapp import Grid
+
+FIRST_NODE = 100
+APP_FAILED = 2  # Flower's code for a ClientApp that raised
 
 
 class LocalGrid(Grid):
-    """`nodes` devices, each with its own context; a message is answered when it is pulled."""
+    """`nodes` devices, each with its own context; a message is answered when it is pulled.
+
+    Attributes:
+        silent: nodes that never answer.
+        apps: another app for some nodes.
+        lost: types of messages that devices act on and whose answers are lost.
+        sent, received: every message so far, in order.
+    """
 
     def __init__(self, app: ClientApp, *, nodes: int, run_config: dict[str, object]) -> None:
         self._app = app
         self._contexts = {
-            100 + slot: Context(
+            FIRST_NODE + slot: Context(
                 run_id=1,
-                node_id=100 + slot,
+                node_id=FIRST_NODE + slot,
                 node_config={"partition-id": slot, "num-partitions": nodes},
                 state=RecordDict(),
                 run_config=run_config,
@@ -27,8 +37,11 @@ class LocalGrid(Grid):
         }
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._waiting: dict[str, Message] = {}
+        self.apps: dict[int, ClientApp] = {}
         self.sent: list[Message] = []
+        self.received: list[Message] = []
         self.silent: set[int] = set()
+        self.lost: set[str] = set()
 
     def set_run(self, run: Run) -> None: ...
 
@@ -36,7 +49,7 @@ class LocalGrid(Grid):
     def run(self) -> Run:
         raise RuntimeError("a local grid has no run")
 
-    def create_message(self, *args: object, **kwargs: object) -> Message:
+    def create_message(self, *_: object, **__: object) -> Message:
         raise RuntimeError("deprecated in Flower: make a Message")
 
     def get_node_ids(self) -> list[int]:
@@ -54,12 +67,24 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         replies = []
         for message_id in message_ids:
-            message = self._waiting[message_id]
-            if message.metadata.dst_node_id in self.silent:
+            message = self._waiting.get(message_id)
+            if message is None or message.metadata.dst_node_id in self.silent:
                 continue
+            node = message.metadata.dst_node_id
             del self._waiting[message_id]
-            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
+            reply = self._answer(message, node)
+            if message.metadata.message_type in self.lost:
+                continue
+            self.received.append(reply)
+            replies.append(reply)
         return replies
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
         return self.pull_messages(self.push_messages(messages))
+
+    def _answer(self, message: Message, node: int) -> Message:
+        """An app that raises is an error message to the server, as in Flower."""
+        try:
+            return self.apps.get(node, self._app)(message, self._contexts[node])
+        except Exception as error:
+            return Message(Error(APP_FAILED, repr(error)), reply_to=message)

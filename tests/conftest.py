@@ -1,0 +1,106 @@
+"""What many tests stand on, made once a session: a synthetic cohort, an enrolled workspace, a finished first run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import Fleet, copied, enrol
+from hypothesis import settings as hypothesis_settings
+
+from server.general import train_general
+from shared.model import ResNet34
+from shared.package import Package, Public, load_general
+from shared.training import one_thread
+from simulations.cohort import write_cohort
+
+hypothesis_settings.register_profile("lethe", deadline=None, derandomize=True, max_examples=40)
+hypothesis_settings.load_profile("lethe")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with PTB-XL's excerpts; without it the test is skipped."""
+    folder = os.environ.get("LETHE_REAL_DATA")
+    if not folder:
+        pytest.skip("LETHE_REAL_DATA names no folder with ptbxl-mini and ptbxl-standardised")
+    found = Path(folder)
+    if not (found / "ptbxl-mini").is_dir():
+        pytest.skip(f"LETHE_REAL_DATA is {folder}, which has no folder ptbxl-mini")
+    return found
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory) -> Path:
+    """Thirty synthetic patients in PTB-XL's layout."""
+    folder = tmp_path_factory.mktemp("data") / "cohort"
+    write_cohort(folder, patients=30, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def enrolled_home(tmp_path_factory, cohort_folder) -> Path:
+    """A workspace in which nothing has run. Copy it before changing it."""
+    return enrol(tmp_path_factory.mktemp("enrolled") / "home", cohort_folder).home
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory, enrolled_home) -> Path:
+    """A workspace with a general model and no device in use. Copy it before changing it."""
+    home = copied(enrolled_home, tmp_path_factory.mktemp("trained") / "home")
+    fleet = Fleet(home)
+    with one_thread():
+        train_general(fleet.workspace, fleet.registry, fleet.settings, tell=lambda _, __: None)
+    fleet.close()
+    return home
+
+
+@pytest.fixture(scope="session")
+def first_run_home(tmp_path_factory, trained_home) -> Path:
+    """A workspace after one run: a general model and four personal ones. Copy it before changing it."""
+    home = copied(trained_home, tmp_path_factory.mktemp("ran") / "home")
+    fleet = Fleet(home)
+    fleet.run()
+    fleet.close()
+    return home
+
+
+@pytest.fixture
+def new_fleet(tmp_path, trained_home) -> Iterator[Fleet]:
+    """A fleet of its own for the test, with a general model and devices that have not been used."""
+    fleet = Fleet(copied(trained_home, tmp_path / "home"))
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def fleet(tmp_path, first_run_home) -> Iterator[Fleet]:
+    """A fleet of its own for the test, after one run."""
+    fleet = Fleet(copied(first_run_home, tmp_path / "home"))
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(scope="session")
+def package(first_run_home) -> Package:
+    """A small trained general model as it is published."""
+    (folder,) = (first_run_home / "models").iterdir()
+    return Package.open(folder)
+
+
+@pytest.fixture(scope="session")
+def _loaded(first_run_home) -> tuple[ResNet34, Public]:
+    (folder,) = (first_run_home / "models").iterdir()
+    return load_general(folder)
+
+
+@pytest.fixture
+def general(_loaded) -> ResNet34:
+    """The model of `package`; do not train it in place."""
+    return _loaded[0]
+
+
+@pytest.fixture
+def public(_loaded) -> Public:
+    """Anchor, gate and control segments of `package`."""
+    return _loaded[1]
