@@ -91,7 +91,7 @@ def _follow(link: SuperLink, run_id: str, path: Path, on_state: Callable[[State]
         elif now - looked > LOOK_S:
             looked, lives = now, _simulates(link)
             if seen and not lives:
-                ended = "Flower's simulation ended without a word of its own"
+                ended = "Flower's simulation was ended from outside, perhaps for lack of memory; run again"
             elif not lives and now - asked > ASK_S:
                 asked, ended = now, _ended(link, run_id)
             seen = seen or lives
