@@ -6,13 +6,13 @@ holds the copy to the general model on public anchor segments, and rolls back wh
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.model import ResNet34
 from shared.package import Public
@@ -60,12 +60,22 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
     """
     if len(own) == 0:
         return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0)
-    anchor = public.anchor if settings.profile == "default" else None
-    tuned = tune(copy.deepcopy(general), own, settings, steps=settings.steps, teacher=general, anchor=anchor)
-    before = accuracy(general, public.gate)
+    part = _trained_part(general, settings)
+    features, gate = apply(part.frozen, own.segments), apply(part.frozen, public.gate.segments)
+    held = None
+    if settings.profile == "default":
+        anchor = apply(part.frozen, public.anchor.segments)
+        held = Held(anchor, apply(part.trained, anchor))
+    tuned = _descend(copy.deepcopy(general), features, own.labels, settings, steps=settings.steps, held=held)
+
+    def others(model: ResNet34) -> float:
+        logits = apply(_trained_part(model, settings).trained, gate)
+        return hits(logits, public.gate.labels, model.task).float().mean().item() if len(gate) else float("nan")
+
+    before = after = others(general)
     for strength in STRENGTHS:
         model = between(general, tuned, strength)
-        after = accuracy(model, public.gate)
+        after = others(model)
         if not before - after > settings.budget:
             return Personal(model, True, "", before, after)
     reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, by more than {settings.budget:.3f}"
@@ -74,52 +84,77 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
 
 def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
     """Return the model whose weights lie between two, at `strength` of the way (Wortsman et al. 2022)."""
+    if strength == 1.0:
+        return tuned
     model = copy.deepcopy(tuned)
-    if strength < 1.0:
-        with torch.no_grad():
-            for weight, start in zip(model.parameters(), general.parameters(), strict=True):
-                weight.lerp_(start, 1.0 - strength)
+    with torch.no_grad():
+        for weight, start in zip(model.parameters(), general.parameters(), strict=True):
+            weight.lerp_(start, 1.0 - strength)
     return model
 
 
-def tune(
+def tune(model: ResNet34, examples: Examples, settings: Personalisation, *, steps: int) -> ResNet34:
+    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it."""
+    features = apply(_trained_part(model, settings).frozen, examples.segments)
+    return _descend(model, features, examples.labels, settings, steps=steps, held=None)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What holds a copy to the general model: anchor features, and the general model's logits of them."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A model under a profile: the frozen layers in front, what is trained behind them, and how fast."""
+
+    frozen: Callable[[Tensor], Tensor]
+    trained: Callable[[Tensor], Tensor]
+    parameters: list[nn.Parameter]
+    learning_rate: float
+
+
+def _trained_part(model: ResNet34, settings: Personalisation) -> _Part:
+    if settings.profile == "paper":
+        rate = settings.learning_rate * PAPER_LEARNING_RATE_SCALE
+        return _Part(_identity, model, list(model.parameters()), rate)
+    return _Part(model.trunk, model.tail, model.tail_parameters(), settings.learning_rate)
+
+
+def _descend(
     model: ResNet34,
-    examples: Examples,
+    features: Tensor,
+    labels: Tensor,
     settings: Personalisation,
     *,
     steps: int,
-    teacher: ResNet34 | None = None,
-    anchor: Examples | None = None,
+    held: Held | None,
 ) -> ResNet34:
-    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it.
+    """Train `model` in place on what its frozen layers made of N segments, and return it.
 
-    With a teacher and an anchor, the model is also held to the teacher's predictions on the anchor. Frozen
-    layers are evaluated once a segment, and BatchNorm keeps its statistics: seven segments of one patient
-    are no population.
+    The frozen layers are evaluated once a segment, by the caller. BatchNorm keeps its statistics: seven segments
+    of one patient are no population.
     """
-    whole = settings.profile == "paper"
-    trunk, tail = (_identity, model) if whole else (model.trunk, model.tail)
-    parameters = list(model.parameters()) if whole else model.tail_parameters()
-    rate = settings.learning_rate * (PAPER_LEARNING_RATE_SCALE if whole else 1.0)
+    part = _trained_part(model, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     model.eval().requires_grad_(False)
-    own = apply(trunk, examples.segments)
-    theirs, target = torch.empty(0), torch.empty(0)
-    if teacher is not None and anchor is not None:
-        theirs, target = apply(trunk, anchor.segments), apply(teacher, anchor.segments)
+    for parameter in part.parameters:
+        parameter.requires_grad_(True)
 
     def loss(_: int) -> Tensor:
-        mine = _rows(len(own), settings.batch_size, generator)
-        public = _rows(len(theirs), settings.anchor_batch_size, generator)
-        logits = tail(torch.cat([own[mine], theirs[public]]) if len(public) else own[mine])
-        total = task_loss(logits[: len(mine)], examples.labels[mine], model.task)
-        if len(public):
-            total = total + settings.anchor_weight * distillation(logits[len(mine) :], target[public], model.task)
-        return total
+        mine = _rows(len(features), settings.batch_size, generator)
+        if held is None:
+            return task_loss(part.trained(features[mine]), labels[mine], model.task)
+        public = _rows(len(held.features), settings.anchor_batch_size, generator)
+        logits = part.trained(torch.cat([features[mine], held.features[public]]))
+        own, theirs = logits[: len(mine)], logits[len(mine) :]
+        apart = distillation(theirs, held.logits[public], model.task)
+        return task_loss(own, labels[mine], model.task) + settings.anchor_weight * apart
 
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    fit(parameters, loss, steps=steps, learning_rate=rate, weight_decay=0.0)
+    fit(part.parameters, loss, steps=steps, learning_rate=part.learning_rate, weight_decay=0.0)
     return model.requires_grad_(True)
 
 

@@ -13,7 +13,6 @@ to stdout as JSON, and into the README beside the command.
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -105,7 +104,7 @@ def device(width: int = 64, repeats: int = 5) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(to_bytes(build(replace(General(), width=width)).eval()))
-        command = [sys.executable, "-m", "simulations.benchmark", "one-device", str(path)]
+        command = [sys.executable, "-m", "simulations.one_device", str(path)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         runs = []
         for _ in range(repeats):
@@ -115,28 +114,10 @@ def device(width: int = 64, repeats: int = 5) -> None:
         width=width,
         repeats=repeats,
         seconds_median=float(np.median([run["seconds"] for run in runs])),
+        cpu_seconds_median=float(np.median([run["cpu_seconds"] for run in runs])),
         peak_mib_median=float(np.median([run["peak_mib"] for run in runs])),
         runs=runs,
     )
-
-
-@app.command(hidden=True)
-def one_device(path: Path) -> None:
-    """Personalise once with random segments: loading, frozen layers of own, anchor and gate, training, gate."""
-    rng = torch.Generator().manual_seed(0)
-    settings = Personalisation()
-
-    def some(count: int) -> Examples:
-        labels = torch.eye(5)[torch.randint(0, 5, (count,), generator=rng)]
-        return Examples(torch.randn(count, 12, 500, generator=rng), labels)
-
-    own, public = some(7), Public(some(settings.anchor_segments), some(settings.gate_segments), Examples.empty())
-    with one_thread():
-        began = time.perf_counter()
-        personalise(load(path), own, public, settings)
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 
 @app.command()
