@@ -80,7 +80,10 @@ def fill(template: bytes, model: ResNet34, *, metadata: dict[str, str]) -> bytes
             )
         tensor.CopyFrom(numpy_helper.from_array(weight.numpy(), tensor.name))
     onnx.helper.set_model_props(graph, metadata)
-    onnx.checker.check_model(graph)
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        raise DataError(f"the ONNX template makes no model ({error}); it comes again with the next run") from error
     return bytes(graph.SerializeToString(deterministic=True))
 
 
