@@ -1,0 +1,157 @@
+"""The device's ONNX file: the same predictions as torch, one file, and not a word too much in it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import shared
+from client.export import PARITY, export, largest_difference
+from shared.errors import DataError
+from shared.model import ResNet34, build, model_digest, probabilities
+from shared.onnx_template import INPUT, OUTPUT, export_template, fill
+from shared.settings import LEADS, SUPERCLASSES, General
+
+SEGMENTS = 0.5 * torch.randn(3, 12, 500, generator=torch.Generator().manual_seed(0))
+
+
+def model(width: int, task: str) -> ResNet34:
+    """A network with weights and statistics as after training, not as at the start."""
+    made = build(General(width=width, task=task, smoothing_ms=10.0), lead_sd=torch.linspace(0.1, 0.6, 12))
+    generator = torch.Generator().manual_seed(7)
+    for name, tensor in made.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def templates() -> dict[str, bytes]:
+    """One export a task; the graph of another width differs in its tensors' shapes only."""
+    return {task: export_template(model(16, task)) for task in ("single", "multi")}
+
+
+@pytest.fixture(scope="session")
+def wide() -> bytes:
+    return export_template(model(64, "single"))
+
+
+def run(data: bytes, segments: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run([OUTPUT], {INPUT: segments.numpy()})[0]
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_onnx_runtime_agrees_with_torch_for_any_batch(templates, task, batch):
+    net = model(16, task)
+    bundle = export(net, templates[task], general="g" * 64, check=SEGMENTS)
+    assert bundle.parity <= PARITY == 1e-4
+    with torch.inference_mode():
+        expected = probabilities(net(SEGMENTS[:batch]), net.task).numpy()
+    np.testing.assert_allclose(run(bundle.data, SEGMENTS[:batch]), expected, atol=1e-4, rtol=0)
+
+
+def test_onnx_runtime_agrees_with_torch_at_the_paper_s_width(wide):
+    net = model(64, "single")
+    assert export(net, wide, general="g" * 64, check=SEGMENTS).parity <= 1e-4
+    with torch.no_grad():
+        net.head.bias += 1  # a device's own weights in the same template
+    assert export(net, wide, general="g" * 64, check=SEGMENTS).parity <= 1e-4
+
+
+def test_the_multi_task_at_the_paper_s_width_too():
+    net = model(64, "multi")
+    assert export(net, export_template(net), general="g" * 64, check=SEGMENTS).parity <= 1e-4
+
+
+def test_the_same_weights_give_the_same_file_and_others_another(templates):
+    first, second = (export(model(16, "single"), templates["single"], general="g", check=SEGMENTS) for _ in range(2))
+    assert first.data == second.data
+    other = model(16, "single")
+    with torch.no_grad():
+        other.head.bias += 1
+    assert export(other, templates["single"], general="g", check=SEGMENTS).digest != first.digest
+
+
+def test_exporting_again_gives_the_same_template(templates):
+    assert export_template(model(16, "single")) == templates["single"]
+
+
+def test_a_template_holds_no_weights(templates):
+    """A device's file must not carry another model's weights along."""
+    tensors = onnx.load_from_string(templates["single"]).graph.initializer
+    weights = model(16, "single").state_dict()
+    assert [t.name for t in tensors if t.raw_data and t.name.removeprefix("model.") in weights] == []
+    assert len(templates["single"]) < 100_000
+
+
+def test_the_file_says_what_it_is_and_nothing_of_a_patient(fleet):
+    for patient in fleet.wearers():
+        data = (fleet.folder(patient) / "bundle.onnx").read_bytes()
+        about = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+        state = fleet.store(patient).state
+        assert set(about) == {f"lethe.{n}" for n in ("labels", "leads", "input", "task", "model", "general")}
+        assert json.loads(about["lethe.labels"]) == list(SUPERCLASSES)
+        assert json.loads(about["lethe.leads"]) == list(LEADS)
+        assert (about["lethe.model"], about["lethe.general"]) == (state.model, state.general)
+        assert patient.pseudonym.encode() not in data
+        assert not re.search(rb"\b%s\b" % patient.id.encode(), b"\n".join(v.encode() for v in about.values()))
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_file_names_no_path_of_the_machine_that_made_it(templates, task):
+    data = export(model(16, task), templates[task], general="g", check=SEGMENTS).data
+    places = {Path(shared.__file__).parents[1], Path(torch.__file__).parents[1], Path.home(), Path.cwd()}
+    for place in places:
+        assert str(place).encode() not in data
+    for word in (b".py", b"site-packages", b"stack_trace", b"/tmp"):
+        assert word not in data
+
+
+def test_a_template_of_another_width_is_refused(templates):
+    with pytest.raises(DataError, match="belongs to another width"):
+        export(model(4, "single"), templates["single"], general="g", check=SEGMENTS)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no template", None])
+def test_a_damaged_template_is_refused(templates, damage):
+    template = templates["single"][:5000] if damage is None else damage
+    with pytest.raises(DataError):
+        export(model(16, "single"), template, general="g", check=SEGMENTS)
+
+
+def test_a_file_that_strays_from_torch_is_refused(templates):
+    """The template of the other task gives other probabilities for the same weights."""
+    with pytest.raises(DataError, match="away from torch's, expected at most 1e-04"):
+        export(model(16, "single"), templates["multi"], general="g", check=SEGMENTS)
+
+
+def test_the_largest_difference_is_found_in_any_segment(templates):
+    net = model(16, "single")
+    data = fill(templates["single"], net, metadata={})
+    assert largest_difference(data, net, SEGMENTS) < 1e-5
+    with torch.no_grad():
+        net.head.bias[0] += 1
+    assert largest_difference(data, net, SEGMENTS) > 0.01
+
+
+def test_a_file_that_is_checked_on_nothing_is_checked_on_a_flat_segment(templates):
+    net = model(16, "single")
+    assert export(net, templates["single"], general="g", check=SEGMENTS[:0]).parity <= 1e-4
+
+
+def test_the_digest_in_the_file_is_that_of_the_weights(templates):
+    net = model(16, "single")
+    data = export(net, templates["single"], general="g" * 64, check=SEGMENTS).data
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["lethe.model"] == model_digest(net)
+    assert about["lethe.input"] == "(batch, 12, 500) millivolts at 500 Hz"

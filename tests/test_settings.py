@@ -1,0 +1,118 @@
+"""Settings: one home, the same names everywhere, and no value of a wrong type."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import UsageError
+from shared.settings import Settings, numbers
+from shared.unlearning import parse_methods
+from simulations import scenarios
+
+ROOT = Path(__file__).parent.parent
+FLAT = Settings().flat()
+
+
+def flat(table, prefix=""):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_flower_s_configuration_holds_exactly_the_defaults():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    found = dict(flat(config))
+    assert (found.pop("home"), found.pop("run")) == ("", "")
+    assert found == FLAT
+    assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in FLAT.items()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "simulations").glob("*.toml")), ids=lambda path: path.stem)
+def test_a_scenario_s_settings_exist_and_make_sense(path):
+    settings = scenarios.scenario(path.stem)
+    assert parse_methods(settings.unlearning.methods)
+    assert numbers(settings.probe.epsilons_sd)
+
+
+def test_flat_settings_come_back():
+    assert Settings().with_values(FLAT) == Settings()
+    other = Settings().with_values({"general.width": 64, "unlearning.methods": "exact", "probe.epsilons_sd": "0"})
+    assert Settings().with_values(other.flat()) == other != Settings()
+    assert Settings() == Settings().with_values({})
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("value", [None, [], object()])
+def test_a_value_of_a_wrong_type_is_refused_by_name(name, value):
+    with pytest.raises(UsageError, match=name.replace(".", r"\.")):
+        Settings().with_values({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("general.width", value) for value in (16.0, True, "16")),
+        *(("personalisation.budget", value) for value in ("0.1", True)),
+        ("general.task", "both"),
+        ("unlearning.methods", 1),
+    ],
+)
+def test_nothing_is_converted_silently(name, value):
+    with pytest.raises(UsageError, match="expected"):
+        Settings().with_values({name: value})
+
+
+def test_a_whole_number_is_a_number():
+    found = Settings().with_values({"personalisation.budget": 1}).personalisation.budget
+    assert found == 1.0
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("name", ["width", "general", "general.", ".width", "general.widht", "general.width.x", ""])
+def test_an_unknown_setting_is_refused_with_those_that_exist(name):
+    with pytest.raises(UsageError, match=r"unknown setting .*general\.width"):
+        Settings().with_values({name: 1})
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5))
+def test_numbers_are_read_from_text(values):
+    assert numbers(",".join(map(repr, values))) == tuple(values)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0,,1", "-1", "0,nan", "inf", "1;2"])
+def test_what_is_no_list_of_strengths_is_refused(text):
+    with pytest.raises(UsageError, match="number"):
+        numbers(text)
+
+
+@given(st.sampled_from(sorted(FLAT)))
+def test_an_assignment_of_the_default_changes_nothing(name):
+    value = FLAT[name]
+    assert scenarios.with_assignments(Settings(), [f"{name}={value}"]) == Settings()
+
+
+@pytest.mark.parametrize("text", ["general.width", "general.width=", "general.width=wide", "nothing=1"])
+def test_an_assignment_that_makes_no_sense_is_refused(text):
+    with pytest.raises(UsageError):
+        scenarios.with_assignments(Settings(), [text])
+
+
+def test_a_workspace_keeps_its_settings(tmp_path):
+    settings = Settings().with_values({"general.width": 4, "unlearning.methods": "exact"})
+    scenarios.keep(settings, home=tmp_path, folder=tmp_path)
+    assert scenarios.of_workspace(tmp_path) == settings
+
+
+def test_a_scenario_that_does_not_exist_names_those_that_do(tmp_path):
+    with pytest.raises(UsageError, match="quickstart"):
+        scenarios.scenario("quikstart")
+    (tmp_path / "mine.toml").write_text("[general]\nwidth = 8\n")
+    assert scenarios.scenario(str(tmp_path / "mine.toml")).general.width == 8
+    (tmp_path / "bad.toml").write_text("[general\n")
+    with pytest.raises(UsageError, match="no settings file"):
+        scenarios.scenario(str(tmp_path / "bad.toml"))

@@ -1,0 +1,78 @@
+"""The summary of a run: it prints what was measured, and copes with what was not."""
+
+import copy
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from simulations import summary
+
+
+@pytest.fixture(scope="session")
+def result(first_run_home) -> dict:
+    found = json.loads((first_run_home / "reports" / "run-0" / "result.json").read_text())
+    return {**found, "report": "reports/run-0/report.html"}
+
+
+WITHDRAWAL = {
+    "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": ["77"], "served": "exact",
+    "general": "g" * 64, "before": "a" * 64, "equals_general": False,
+    "erased": {"segments": 10, "bytes": 99, "files": ["recordings/77.npz"]},
+    "methods": [
+        {
+            "method": "exact", "exact": True, "after": "b" * 64, "seconds": 1.0,
+            "own": {"n": 10, "general": 0.5, "personal": 0.75, "unlearned": 0.625},
+            "others": {"n": 24, "general": 0.25, "personal": 0.125, "unlearned": 0.375},
+            "difference": {"forgotten": {"segments": 10, "before": [0.3, 0.2], "after": [0.0, -0.1]}},
+        }
+    ],
+}  # fmt: skip
+
+
+def printed(result: dict, width: int = 110) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(summary.render(result))
+    return console.file.getvalue()
+
+
+def test_it_prints_accuracies_differences_and_seconds(result):
+    text = printed(result)
+    own = [row["own_personal"] for row in result["personal"]]
+    assert f"{sum(own) / len(own):.3f}" in text
+    for word in ("own held-out", "others", "control segments", "personalise", report := result["report"]):
+        assert word in text
+    assert report in text
+    assert "Withdrawals" not in text
+
+
+def test_it_prints_what_became_of_a_withdrawal(result):
+    text = printed({**result, "withdrawals": [WITHDRAWAL]})
+    for said in ("p-0badcafe", "77", "10", "exact", "0.500", "0.750", "0.625", "0.250", "0.375", "+30.0", "-10.0"):
+        assert said in text
+    assert "aaaaaaaa" in text
+    assert "bbbbbbbb" in text
+
+
+def test_a_withdrawal_that_equals_the_general_model_is_told_apart(result):
+    def lines(equals):
+        return printed({**result, "withdrawals": [{**WITHDRAWAL, "scope": "patient", "equals_general": equals}]})
+
+    assert lines(True) != lines(False)
+    assert "everything" in lines(True)
+
+
+def test_what_was_not_measured_is_not_a_number(result):
+    poor = copy.deepcopy(result)
+    for row in poor["personal"]:
+        row["own_general"] = row["own_personal"] = None
+    for group in poor["probe"]["groups"].values():
+        group["difference"] = [None] * len(poor["probe"]["epsilons_sd"])
+    poor["general"]["metrics"]["record"] = {"n": 0, "accuracy": None, "macro_f1": None, "macro_auc": None}
+    assert "n/a" in printed(poor)
+    assert printed({**poor, "personal": [], "withdrawals": [{**WITHDRAWAL, "methods": []}]})
+
+
+def test_a_narrow_terminal_is_no_reason_to_fail(result):
+    assert printed({**result, "withdrawals": [WITHDRAWAL]}, width=40)

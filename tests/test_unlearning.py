@@ -1,0 +1,87 @@
+"""The unlearning methods: exact ones by bytes, the paper's fine-tuning as it is written."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import UsageError
+from shared.model import to_bytes
+from shared.personalisation import personalise, tune
+from shared.settings import Personalisation, Unlearning
+from shared.training import Examples, join, one_thread
+from shared.unlearning import EXACT, METHODS, parse_methods
+from shared.unlearning.case import Case
+
+SETTINGS = Personalisation(steps=6, budget=1.0, learning_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def _single_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def case(general, public) -> Case:
+    own = Examples(public.control.segments[:10], torch.eye(5)[2].expand(10, 5))
+    personal = personalise(general, own, public, SETTINGS).model
+    return Case(general, personal, own[:6], own[6:], public, SETTINGS, Unlearning(steps=5))
+
+
+def test_exact_is_the_copy_that_never_had_the_forgotten_segments(case):
+    never = personalise(case.general, case.retain, case.public, case.personalisation).model
+    assert to_bytes(METHODS["exact"](case)) == to_bytes(never) != to_bytes(case.personal)
+
+
+def test_exact_with_nothing_retained_is_the_general_model(case):
+    assert to_bytes(METHODS["exact"](replace(case, retain=Examples.empty()))) == to_bytes(case.general)
+
+
+@pytest.mark.parametrize("method", sorted(EXACT))
+def test_an_exact_method_does_not_depend_on_what_it_forgets(case, method):
+    other = replace(case, personal=case.general, forget=Examples(case.forget.segments * 7, case.forget.labels))
+    assert to_bytes(METHODS[method](other)) == to_bytes(METHODS[method](case))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("retained", [0, 6])
+def test_no_method_changes_what_it_is_given_and_all_are_repeatable(case, method, retained):
+    case = replace(case, retain=case.retain[:retained])
+    before = to_bytes(case.general), to_bytes(case.personal), case.public.to_bytes(), case.retain.segments.clone()
+    first = to_bytes(METHODS[method](case))
+    assert to_bytes(METHODS[method](case)) == first
+    after = to_bytes(case.general), to_bytes(case.personal), case.public.to_bytes(), case.retain.segments
+    assert after[:3] == before[:3]
+    assert torch.equal(after[3], before[3])
+
+
+def test_finetune_continues_from_the_personal_model_on_the_retain_set(case):
+    import copy
+
+    retain = join([case.retain, case.public.anchor])
+    expected = tune(copy.deepcopy(case.personal), retain, SETTINGS, steps=5)
+    assert to_bytes(METHODS["finetune"](case)) == to_bytes(expected)
+
+
+def test_finetune_of_no_steps_is_the_personal_model(case):
+    unchanged = METHODS["finetune"](replace(case, unlearning=Unlearning(steps=0)))
+    assert to_bytes(unchanged) == to_bytes(case.personal)
+
+
+def test_finetune_never_sees_the_forgotten_segments(case):
+    other = replace(case, forget=Examples(case.forget.segments + 9, case.forget.labels))
+    assert to_bytes(METHODS["finetune"](other)) == to_bytes(METHODS["finetune"](case))
+
+
+@given(st.lists(st.sampled_from(sorted(METHODS)), min_size=1), st.sampled_from([",", ", ", " ,"]))
+def test_methods_are_parsed_in_their_order(names, comma):
+    assert parse_methods(comma.join(names)) == tuple(names)
+
+
+@pytest.mark.parametrize("names", ["", ",", "hope", "exact,hope", "Exact"])
+def test_an_unknown_method_is_refused_with_those_that_exist(names):
+    with pytest.raises(UsageError, match="expected names of exact, finetune"):
+        parse_methods(names)
