@@ -4,6 +4,7 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 come first: a device that must forget is told so before anything else happens.
 """
 
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,10 +61,14 @@ def main(grid: Grid, context: Context) -> None:
         with workspace.lock(f"run {name}"), Registry.open(workspace.registry_path) as registry:
             execute(Run(name, grid, workspace, registry, settings, progress))
     except LetheError as error:
-        progress.end(error=str(error), exit_code=error.exit_code)
+        progress.end(error=str(error), exit_code=error.exit_code, traceback=traceback.format_exc())
+        raise
+    except OSError as error:
+        progress.end(error=f"{error}; free space or mend the path, and run again", exit_code=1)
         raise
     except Exception as error:
-        progress.end(error=f"{type(error).__name__}: {error}", exit_code=1)
+        told = f"a bug in Lethe, in the server's part: {type(error).__name__}: {error}"
+        progress.end(error=told, exit_code=1, traceback=traceback.format_exc())
         raise
     progress.end()
 

@@ -35,9 +35,9 @@ class Progress:
         self.phases.append({"name": name, "seconds": time.perf_counter() - began})
         self._write(name, 1, 1)
 
-    def end(self, *, error: str = "", exit_code: int = 0) -> None:
+    def end(self, *, error: str = "", exit_code: int = 0, traceback: str = "") -> None:
         """Tell that the run is over, and how."""
-        self._write("end", 0, 0, error=error, exit_code=exit_code)
+        self._write("end", 0, 0, error=error, exit_code=exit_code, traceback=traceback)
 
     def _write(self, phase: str, done: int, total: int, **more: Any) -> None:
         state = {"phase": phase, "done": done, "total": total, "finished": self.phases, **more}

@@ -38,7 +38,7 @@ def of_workspace(home: Path) -> Settings:
 def keep(settings: Settings, *, home: Path, folder: Path) -> None:
     """Write settings into a workspace as a run configuration; `home` is where it will lie."""
     values = {"home": str(home), "run": "", **settings.flat()}
-    lines = [f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in values.items()]
+    lines = [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()]
     write_atomically(folder / FILE, "".join(lines).encode())
 
 
