@@ -135,7 +135,7 @@ class Workspace:
 
     @property
     def flower(self) -> Path:
-        """Return FLWR_HOME of the SuperLink that a run owns."""
+        """Return the folder of locks, logs and the state of runs; Flower itself works in a temporary one."""
         return self.home / "flower"
 
     @property
