@@ -18,6 +18,13 @@ hypothesis_settings.register_profile("lethe", deadline=None, derandomize=True, m
 hypothesis_settings.load_profile("lethe")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bytes are compared everywhere; and threads that wait for each other on a busy machine cost ten times as much."""
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with PTB-XL's excerpts; without it the test is skipped."""
@@ -49,8 +56,7 @@ def trained_home(tmp_path_factory, enrolled_home) -> Path:
     """A workspace with a general model and no device in use. Copy it before changing it."""
     home = copied(enrolled_home, tmp_path_factory.mktemp("trained") / "home")
     fleet = Fleet(home)
-    with one_thread():
-        train_general(fleet.workspace, fleet.registry, fleet.settings, tell=lambda _, __: None)
+    train_general(fleet.workspace, fleet.registry, fleet.settings, tell=lambda _, __: None)
     fleet.close()
     return home
 

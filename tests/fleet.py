@@ -18,7 +18,6 @@ from server.rows import Patient
 from server.workspace import Workspace
 from shared.ptbxl import Record, read_signal
 from shared.settings import Settings
-from shared.training import one_thread
 from simulations.enrol import enrol_cohort
 
 # As small as it gets with every part in it; a budget of 1 accepts every copy of a model that has learnt little.
@@ -77,8 +76,7 @@ class Fleet:
         progress = Progress(self.workspace.flower / f"{name}.json")
         settings = settings or self.settings
         run = Run(name, self.grid, self.workspace, self.registry, settings, progress, answer_s=self.answer_s)
-        with one_thread():  # the general model too: the same bytes whatever else the machine does
-            execute(run)
+        execute(run)
         return run
 
     def wearers(self) -> list[Patient]:

@@ -15,15 +15,8 @@ from shared.metrics import scores
 from shared.model import build, probabilities, to_bytes
 from shared.package import Package, load_general
 from shared.settings import General
-from shared.training import one_thread
 
 SHORT = TINY.with_values({"general.max_segments": 256})
-
-
-@pytest.fixture(autouse=True)
-def _single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -11,15 +11,9 @@ from shared.model import model_digest, to_bytes
 from shared.package import Public
 from shared.personalisation import accuracy, between, distillation, held_out_mask, personalise, tune
 from shared.settings import Personalisation
-from shared.training import Examples, one_thread, task_loss
+from shared.training import Examples, task_loss
 
 SETTINGS = Personalisation(steps=12, budget=1.0)
-
-
-@pytest.fixture(autouse=True)
-def _single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -74,16 +74,17 @@ def test_only_what_is_handed_over_is_trained():
 
 
 def test_one_thread_is_one_thread_and_gives_the_others_back():
-    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     with one_thread():
         assert torch.get_num_threads() == 1
         with one_thread():
             pass
         assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 2
     with pytest.raises(ZeroDivisionError), one_thread():
         _ = 1 / 0
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
 def test_the_loss_is_cross_entropy_a_task():

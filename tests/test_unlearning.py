@@ -11,17 +11,11 @@ from shared.errors import UsageError
 from shared.model import to_bytes
 from shared.personalisation import personalise, tune
 from shared.settings import Personalisation, Unlearning
-from shared.training import Examples, join, one_thread
+from shared.training import Examples, join
 from shared.unlearning import EXACT, METHODS, parse_methods
 from shared.unlearning.case import Case
 
 SETTINGS = Personalisation(steps=6, budget=1.0, learning_rate=1e-2)
-
-
-@pytest.fixture(autouse=True)
-def _single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture
