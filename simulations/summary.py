@@ -81,7 +81,7 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
         after = row["methods"][-1]["after"] if row["methods"] else ""
         served = f"{row['served']} = general" if row["equals_general"] else row["served"]
         erased = f"{row['erased']['segments']} segments"
-        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:8]} > {after[:8]}", served)
+        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:7]} > {after[:7]}", served)
     return table
 
 
