@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from server.crops import Crops, Rows
 from server.registry import Registry
@@ -119,6 +120,7 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
     sample = [signals.millivolts(int(row)) for row in corpus.training[:500]]
     model = build(settings, lead_sd=torch.from_numpy(lead_sd(np.stack(sample)))).to(device).train()
     epochs, steps = schedule(len(corpus.training), settings)
+    average = AveragedModel(model, avg_fn=_averaging(settings.averaging), use_buffers=True).eval()
     crops = Crops(signals, corpus.training, settings, model.lead_sd)
     validation = segments_of(signals, corpus.validation)
     seen: list[tuple[float, float]] = []
@@ -132,9 +134,10 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
 
     def after_step(step: int, loss: float) -> None:
         seen[-1] = (loss, seen[-1][1])
+        average.update_parameters(model)
         done = (step + 1) * epochs // steps
         if done > len(curves):
-            curves.append(_curve_row(done, seen, model, validation, settings.task))
+            curves.append(_curve_row(done, seen, cast(ResNet34, average.module), validation, settings.task))
             seen.clear()
             tell(done, epochs)
 
@@ -148,7 +151,17 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
             weight_decay=settings.weight_decay,
             after_step=after_step,
         )
-    return model.cpu().eval(), curves
+    return cast(ResNet34, average.module).cpu().eval(), curves
+
+
+def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the rule of an exponential moving average over the steps, shorter at the start."""
+
+    def update(average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+        share = max(1.0 - decay, 9.0 / (int(steps) + 10.0))
+        return average + (current - average) * share
+
+    return update
 
 
 def schedule(records: int, settings: General) -> tuple[int, int]:
@@ -209,13 +222,11 @@ def _validation_patients(records: list[Record], settings: General) -> set[str]:
 
 
 def _curve_row(
-    epoch: int, seen: list[tuple[float, float]], model: ResNet34, validation: Examples, task: Task
+    epoch: int, seen: list[tuple[float, float]], average: ResNet34, validation: Examples, task: Task
 ) -> dict[str, float]:
-    """Return loss and accuracy in training (on blended crops) and on validation segments."""
+    """Return loss and accuracy in training (on blended crops), and the averaged model's on validation segments."""
     loss, accuracy = np.mean(seen, axis=0)
-    model.eval()
-    logits = apply(lambda x: model(x.to(model.lead_sd.device)), validation.segments)
-    model.train()
+    logits = apply(lambda x: average(x.to(average.lead_sd.device)), validation.segments)
     return {
         "epoch": epoch,
         "train_loss": float(loss),

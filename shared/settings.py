@@ -14,6 +14,8 @@ Task = Literal["single", "multi"]
 Profile = Literal["default", "paper"]
 Value = bool | int | float | str
 
+_AT_LEAST_ONE = frozenset({"width", "epochs", "batch_size", "anchor_batch_size", "wearables"})
+
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SAMPLING_HZ = 500
@@ -42,6 +44,7 @@ class General:
     batch_size: int = 128
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     weight_decay: float = 5e-2
+    averaging: float = 0.99  # decay of the moving average over steps that becomes the model
     mixup: float = 0.3  # parameter of the beta distribution that blends pairs of crops; 0 leaves it out
     noise_sd: float = 0.1  # Gaussian noise on training crops, in standard deviations of each lead
     gain_sd: float = 0.2  # of the logarithm of a crop's random gain
@@ -142,4 +145,7 @@ def _checked(group: type, key: str, name: str, value: object) -> Value:
         value = float(value)
     if type(value) is not kind:
         raise UsageError(f"{key} is {value!r}, expected {kind.__name__}")
+    least = 1 if name in _AT_LEAST_ONE else 0
+    if isinstance(value, int | float) and not least <= value < float("inf"):
+        raise UsageError(f"{key} is {value!r}, expected {least} or more")
     return value  # type: ignore[return-value]
