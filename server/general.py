@@ -154,10 +154,10 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
     return cast(ResNet34, average.module).cpu().eval(), curves
 
 
-def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """Return the rule of an exponential moving average over the steps, shorter at the start."""
 
-    def update(average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+    def update(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
         share = max(1.0 - decay, 9.0 / (int(steps) + 10.0))
         return average + (current - average) * share
 
