@@ -14,7 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import phases, results
-from server.general import Trained, open_corpus, train_general
+from server.general import Trained, is_stale, open_corpus, train_general
 from server.progress import Progress
 from server.registry import Registry
 from server.rows import DUE, Job
@@ -81,8 +81,7 @@ def execute(run: Run) -> None:
         parse_methods(run.settings.unlearning.methods)
         meet(run)
         unlearn(run)
-        trained = train(run)
-        personalise(run, trained)
+        trained = refresh(run)
         probe(run)
         rehearse(run)
         unlearn(run)  # also what was withdrawn by others while the run went on
@@ -118,8 +117,16 @@ def unlearn(run: Run) -> None:
                 job.id, "DISPATCHED", detail={"method": parse_methods(run.settings.unlearning.methods)[-1]}
             )
         here = [job for job in due if job.slot in run.devices]
+        retrain = not is_stale(run.workspace, run.registry, run.settings)
         answers = phases.unlearn(
-            run.grid, run.devices, here, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+            run.grid,
+            run.devices,
+            here,
+            run.settings,
+            retrain=retrain,
+            run=run.name,
+            answer_s=run.answer_s,
+            tell=tell,
         )
         for job in due:
             reply = answers.get(job.id)
@@ -152,37 +159,47 @@ def enter(run: Run, job: Job, reply: UnlearnReply) -> None:
         "erased": [file.name for file in reply.erased],
         "segments_erased": reply.segments_erased,
         "acknowledged_at": reply.unlearned_at,
+        "method": reply.served,
+        "note": reply.reason,
     }
     run.registry.advance(job.id, "UNLEARNED", detail=detail)
     run.unlearned.append((job, reply))
 
 
-def train(run: Run) -> Trained:
-    """Train the general model, or find the one that is there.
+def refresh(run: Run) -> Trained:
+    """Bring the general model and every personal one up to date with consent.
 
-    Training takes a while, and a corpus patient may withdraw meanwhile: the model that is used is one whose
-    lineage is still what the registry allows when it is done.
+    Both take a while, and a corpus patient may withdraw meanwhile: a model that he is in is made again.
     """
-    with run.progress.phase("general") as tell:
-        trained = train_general(run.workspace, run.registry, run.settings, tell=tell)
-        while (now := train_general(run.workspace, run.registry, run.settings, tell=tell)).digest != trained.digest:
-            trained = now
-        return trained
+    while True:
+        with run.progress.phase("general") as tell:
+            trained = train_general(run.workspace, run.registry, run.settings, tell=tell)
+        if not is_stale(run.workspace, run.registry, run.settings):
+            personalise(run, trained)
+            if not is_stale(run.workspace, run.registry, run.settings):
+                return trained
 
 
 def personalise(run: Run, trained: Trained) -> None:
     """Have every device make its personal model of what its patient consents to; of nothing, it makes none."""
     package = Package.open(run.workspace.models / trained.digest)
-    consented = {
-        patient.slot: [row.id for row in run.registry.records(patient.id)]
-        for patient in run.registry.patients("wearable")
-        if patient.slot is not None
-    }
+    owners = {patient.slot: patient.id for patient in run.registry.patients("wearable") if patient.slot is not None}
+
+    def consented(slot: int) -> list[str]:
+        return [row.id for row in run.registry.records(owners[slot])]
+
     with run.progress.phase("personalise") as tell:
         run.personal = phases.personalise(
-            run.grid, run.devices, consented, package, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+            run.grid,
+            run.devices,
+            owners,
+            consented,
+            package,
+            run.settings,
+            run=run.name,
+            answer_s=run.answer_s,
+            tell=tell,
         )
-    owners = {patient.slot: patient.id for patient in run.registry.patients("wearable")}
     for slot, reply in run.personal.items():
         if reply.personal:
             lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
@@ -251,8 +268,10 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "personal": results.describe_personal(run.personal, pseudonyms, trained.digest),
             "probe": results.describe_probe(run.probes, run.settings),
             "withdrawals": [
-                results.describe_withdrawal(job, reply, pseudonyms[job.slot]) for job, reply in run.unlearned
+                *(results.describe_withdrawal(job, reply, pseudonyms[job.slot]) for job, reply in run.unlearned),
+                *(results.describe_due(job, pseudonyms[job.slot]) for job in run.registry.jobs(DUE)),
             ],
+            "silent": results.describe_silent(run.registry.patients("wearable"), run.personal),
             "phases": run.progress.phases,
             "seconds": (datetime.now(UTC) - began).total_seconds(),
             "overhead_seconds": None,

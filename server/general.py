@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from server.crops import Crops, Rows
+from server.enrolment import FACT
 from server.registry import Registry
 from server.workspace import Workspace
-from shared.errors import DataError
+from shared.errors import DataError, UsageError
 from shared.files import flush_folder, write_atomically
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
@@ -68,7 +69,9 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
 
     Raises:
         DataError: too few records to train on.
+        UsageError: the patients were enrolled under other settings.
     """
+    _refuse_other_enrolment(settings, registry.recall(FACT))
     roles = {row.id: role for role in ("corpus", "control") for row in registry.records(role=role)}
     usable, _ = for_task(index(workspace.data).records, settings.general.task)
     wanted = [record for record in usable if record.id in roles]
@@ -112,6 +115,15 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     _publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record)
+
+
+def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:
+    """Return whether every model that is there was made of other records than consent now allows."""
+    models = [_told(folder) for folder in workspace.models.iterdir()]
+    if not models:
+        return False
+    allowed = open_corpus(workspace, registry, settings).signals.digest
+    return all(about.get("data") != allowed for about in models)
 
 
 def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
@@ -260,7 +272,7 @@ def _keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
     """
     found = None
     for folder in models.iterdir():
-        about = json.loads((folder / "lineage.json").read_text()) if (folder / "lineage.json").exists() else {}
+        about = _told(folder)
         whole = (folder / MODEL).exists()
         if about.get("data") != lineage["data"] or not whole:
             (folder / MODEL).unlink(missing_ok=True)
@@ -269,6 +281,25 @@ def _keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
         elif about["key"] == lineage["key"]:
             found = folder
     return found
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """Return a kept model's lineage, or nothing where it was not written to the end."""
+    path = folder / "lineage.json"
+    about: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return about
+
+
+def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | None) -> None:
+    """Refuse settings that the patients were not enrolled under; they cannot change afterwards."""
+    enrolled = (enrolment or {}).get("settings", {})
+    for key, value in settings.flat().items():
+        fixed = key.startswith("cohort.") or key == "general.task"
+        if fixed and enrolled.get(key, value) != value:
+            raise UsageError(
+                f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
+                "make another workspace with `lethe init`"
+            )
 
 
 def _majority(labels: npt.NDArray[np.float32]) -> float | None:

@@ -5,6 +5,7 @@ Nothing here touches the registry or a file: `server/app.py` decides what is due
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from flwr.app import Message, RecordDict
@@ -57,7 +58,7 @@ def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float
         nodes = list(grid.get_node_ids())
         if len(nodes) < expected:
             time.sleep(POLL_S)
-    requests = {node: write(Whoami(run)) for node in nodes}
+    requests = {node: partial(write, Whoami(run)) for node in nodes}
     found = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
     for identity in found.values():
         if identity.code != code:
@@ -71,7 +72,8 @@ def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float
 def personalise(
     grid: Grid,
     devices: Mapping[int, tuple[int, Identity]],
-    consented: Mapping[int, Sequence[str]],
+    slots: Iterable[int],
+    consented: Callable[[int], Sequence[str]],
     package: Package,
     settings: Settings,
     *,
@@ -79,21 +81,21 @@ def personalise(
     answer_s: float,
     tell: Tell,
 ) -> dict[int, PersonaliseReply]:
-    """Have the devices in the slots of `consented` make their personal models of the records named there.
+    """Have devices make their personal models of the records that `consented` names for their slot.
 
-    A device without a consented record gets a new version of the general model, to serve it in place of an older
-    one; it is not asked when it has this version, or never had any.
+    Consent is read when a request is sent, not when the phase begins: waves may be minutes apart. A device
+    without a consented record gets a new version of the general model, to serve it in place of an older one; it is
+    not asked when it has this version, or never had any.
     """
-    requests = {}
-    for slot, records in consented.items():
-        if slot not in devices:
-            continue
-        node, identity = devices[slot]
+
+    def request(slot: int) -> RecordDict | None:
+        records, identity = tuple(consented(slot)), devices[slot][1]
         if not records and identity.package in ("", package.fingerprint):
-            continue
-        request = PersonaliseRequest(run, package.digest, package.fingerprint, tuple(records), settings.personalisation)
-        blobs = {} if identity.package == package.fingerprint else package.blobs()
-        requests[node] = write(request, blobs=blobs)
+            return None
+        wanted = PersonaliseRequest(run, package.digest, package.fingerprint, records, settings.personalisation)
+        return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
+
+    requests = {devices[slot][0]: partial(request, slot) for slot in slots if slot in devices}
     answers = _ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, answer_s=answer_s, tell=tell)
     return _by_slot(devices, answers)
 
@@ -110,7 +112,7 @@ def probe(
 ) -> dict[int, ProbeReply]:
     """Have devices run the paper's probe."""
     request = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
-    requests = {devices[slot][0]: write(request) for slot in slots}
+    requests = {devices[slot][0]: partial(write, request) for slot in slots}
     return _by_slot(devices, _ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
 
 
@@ -129,7 +131,7 @@ def unlearn(
     waiting = list(jobs)
     while waiting:
         first = {job.slot: job for job in reversed(waiting)}
-        requests = {devices[slot][0]: write(_unlearn_request(job, settings)) for slot, job in first.items()}
+        requests = {devices[slot][0]: partial(write, _unlearn_request(job, settings)) for slot, job in first.items()}
         done = len(answers)
         found = _ask(
             grid,
@@ -167,7 +169,7 @@ def _by_slot(devices: Mapping[int, tuple[int, Identity]], answers: Mapping[int, 
 
 def _ask(
     grid: Grid,
-    requests: Mapping[int, RecordDict],
+    requests: Mapping[int, Callable[[], RecordDict | None]],
     message_type: str,
     kind: type[Reply],
     *,
@@ -177,6 +179,7 @@ def _ask(
 ) -> dict[int, Reply]:
     """Send each node its request, a wave at a time, and return the answers that came, by node.
 
+    A request is made when its turn comes; one that turns out to be None is not sent.
     A node that is silent for `answer_s` seconds makes room for the next one.
     """
     answers: dict[int, Reply] = {}
@@ -185,13 +188,15 @@ def _ask(
     gone = 0
     while unsent or waiting:
         wave, unsent = unsent[: WAVE - len(waiting)], unsent[WAVE - len(waiting) :]
+        made = [(node, content) for node, make in wave if (content := make()) is not None]
         messages = [
-            Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in wave
+            Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in made
         ]
+        gone += len(wave) - len(made)
         if messages:
             ids = grid.push_messages(messages)
             until = time.monotonic() + answer_s
-            waiting |= {message_id: (node, until) for message_id, (node, _) in zip(ids, wave, strict=True)}
+            waiting |= {message_id: (node, until) for message_id, (node, _) in zip(ids, made, strict=True)}
         for message in grid.pull_messages(list(waiting)):
             node, _ = waiting.pop(message.metadata.reply_to_message_id)
             gone += 1

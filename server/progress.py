@@ -36,8 +36,14 @@ class Progress:
         self._write(name, 1, 1)
 
     def end(self, *, error: str = "", exit_code: int = 0, traceback: str = "") -> None:
-        """Tell that the run is over, and how."""
-        self._write("end", 0, 0, error=error, exit_code=exit_code, traceback=traceback)
+        """Tell that the run is over, and how; on a full disk within the room that the file has."""
+        try:
+            self._write("end", 0, 0, error=error, exit_code=exit_code, traceback=traceback)
+        except OSError:
+            state = {"phase": "end", "done": 0, "total": 0, "finished": [], "error": error, "exit_code": exit_code}
+            with self.path.open("r+") as file:
+                file.write(json.dumps(state))
+                file.truncate()
 
     def _write(self, phase: str, done: int, total: int, **more: Any) -> None:
         state = {"phase": phase, "done": done, "total": total, "finished": self.phases, **more}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from server.auditor import difference, summarise
 from server.general import Corpus, Trained
 from server.registry import Registry
-from server.rows import Job, Role
+from server.rows import Job, Patient, Role
 from server.workspace import Workspace
 from shared.attacks import fgsm_direction, perturb
 from shared.files import write_atomically
@@ -49,11 +49,11 @@ def describe_data(
 
 
 def describe_split(registry: Registry) -> dict[str, Any]:
-    """Return patients and consented records of each role."""
+    """Return patients and records of each role as they were enrolled, withdrawn ones included."""
     parts: dict[str, Role] = {"corpus": "corpus", "wearables": "wearable", "controls": "control"}
     found = {}
     for name, role in parts.items():
-        rows = registry.records(role=role)
+        rows = registry.records(role=role, consented_only=False)
         found[name] = {"patients": len({row.patient for row in rows}), "records": len(rows)}
     return found
 
@@ -109,6 +109,7 @@ def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[s
         "requested_at": job.requested_at,
         "unlearned_at": reply.unlearned_at,
         "served": reply.served,
+        "reason": reply.reason,
         "general": reply.general,
         "before": reply.before,
         "methods": [_describe_method(outcome) for outcome in reply.methods],
@@ -119,6 +120,24 @@ def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[s
             "files": [file.name for file in reply.erased],
         },
     }
+
+
+def describe_due(job: Job, pseudonym: str) -> dict[str, Any]:
+    """Return a withdrawal that the device has not acknowledged; a later run takes it up."""
+    reason = str(job.detail.get("reason", "")) if job.state == "FAILED" else "the device has not answered yet"
+    nothing = UnlearnReply(job.id, job.slot, "refused", reason)
+    return {**describe_withdrawal(job, nothing, pseudonym), "unlearned_at": None}
+
+
+def describe_silent(wearables: Iterable[Patient], replies: Mapping[int, PersonaliseReply]) -> list[dict[str, Any]]:
+    """Return the devices of consenting patients that made no personal model, and why."""
+    rows = []
+    for patient in wearables:
+        reply = replies.get(-1 if patient.slot is None else patient.slot)
+        if patient.status != "withdrawn" and (reply is None or reply.status != "ok"):
+            reason = "no answer" if reply is None else reply.reason
+            rows.append({"slot": patient.slot, "pseudonym": patient.pseudonym, "reason": reason})
+    return rows
 
 
 def figures(model: ResNet34, control: Examples, settings: Settings) -> dict[str, npt.NDArray[Any]]:

@@ -8,13 +8,13 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 
 from server.cli import devices, jobs, patients
-from shared.errors import LetheError
+from shared.errors import LetheError, WorkspaceError
 from shared.terminal import show
 from simulations.data_cli import app as data
 
@@ -69,12 +69,14 @@ def init(
     from simulations import main_job, scenarios
 
     settings = scenarios.with_assignments(scenarios.scenario(scenario), assignments or [])
-    workspace = main_job.prepare(home, data=data, settings=settings)
+    workspace, found = main_job.prepare(home, data=data, settings=settings)
     with Registry.open(workspace.registry_path) as registry:
         split = describe_split(registry)
     lines = [f"{part:<10}{n['patients']:>7} patients{n['records']:>8} records" for part, n in split.items()]
-    lines += [f"workspace  {workspace.home}", "next: lethe run"]
-    show({"home": str(workspace.home), **split}, as_json=as_json, render=lambda: "\n".join(lines))
+    left_out = ", ".join(f"{count} {reason}" for reason, count in found["left_out"].items()) or "none"
+    lines += [f"records left out: {left_out}", f"workspace: {workspace.home}", "next: lethe run"]
+    result = {"home": str(workspace.home), **split, "left_out": found["left_out"]}
+    show(result, as_json=as_json, render=lambda: "\n".join(lines))
 
 
 @app.command()
@@ -89,7 +91,7 @@ def demo(
     """Run the main job from end to end and print a summary."""
     from datetime import datetime
 
-    from simulations import main_job, scenarios, summary
+    from simulations import main_job, scenarios
 
     settings = scenarios.scenario("quickstart" if data is None else "real")
     settings = settings.with_values({f"{part}.seed": seed for part in ("cohort", "general", "personalisation")})
@@ -97,23 +99,33 @@ def demo(
         settings = settings.with_values({"general.max_segments": QUICK_SEGMENTS})
     settings = scenarios.with_assignments(settings, assignments or [])
     home = home or Path("lethe-demo") / f"{datetime.now():%Y%m%d-%H%M%S}"
+    if home.exists():
+        raise WorkspaceError(f"{home} is there already; go on with `lethe run --home {home}`, or name another folder")
     if data is None:
-        data = home.with_name(f"{home.name}-data")
-        main_job.synthesise(data, patients=main_job.DEMO_PATIENTS, seed=seed)
-    result = main_job.run(main_job.prepare(home, data=data, settings=settings), settings)
-    show(result, as_json=as_json, render=lambda: summary.render(result))
+        data = main_job.synthesise(home, seed=seed)
+    workspace, _ = main_job.prepare(home, data=data, settings=settings)
+    rehearsing = settings.with_values({"unlearning.rehearsals": main_job.DEMO_WITHDRAWALS})
+    _conclude(main_job.run(workspace, rehearsing), as_json=as_json)
 
 
 @app.command()
 def run(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: Json = False) -> None:
     """Do what is due: forget what was withdrawn, train, personalise, probe, report; one Flower run."""
     from server.workspace import Workspace
-    from simulations import main_job, scenarios, summary
+    from simulations import main_job, scenarios
 
     workspace = Workspace.open(home)
     settings = scenarios.with_assignments(scenarios.of_workspace(workspace.home), assignments or [])
-    result = main_job.run(workspace, settings)
+    _conclude(main_job.run(workspace, settings), as_json=as_json)
+
+
+def _conclude(result: dict[str, Any], *, as_json: bool) -> None:
+    """Print a run's summary: the tables, then lines that can be copied."""
+    from simulations import summary
+
     show(result, as_json=as_json, render=lambda: summary.render(result))
+    if not as_json:
+        show(result, as_json=False, render=lambda: summary.closing(result))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from shared.terminal import progress
 from simulations import scenarios
 
 DEMO_PATIENTS = 320
+DEMO_WITHDRAWALS = 2
 PHASES = {
     "directory": "finding the devices",
     "general": "training the general model",
@@ -28,22 +29,32 @@ PHASES = {
 }
 
 
-def prepare(home: Path, *, data: Path, settings: Settings) -> Workspace:
-    """Make a workspace at `home` with the patients of `data`; a failure leaves nothing behind."""
+def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, dict[str, Any]]:
+    """Make a workspace at `home` with the patients of `data`; a failure leaves nothing behind.
+
+    Returns:
+        The workspace, and what enrolment found, with the records left out by reason.
+    """
     from simulations.enrol import enrol_cohort
 
     with Workspace.building(home, data=data) as workspace:
-        enrol_cohort(workspace, settings, progress=progress)
+        found = enrol_cohort(workspace, settings, progress=progress)
         scenarios.keep(settings, home=home.resolve(), folder=workspace.home)
-    return Workspace.open(home)
+    return Workspace.open(home), found
 
 
-def synthesise(folder: Path, *, patients: int, seed: int) -> None:
-    """Write the synthetic cohort that the demonstration runs on."""
-    from simulations.cohort import write_cohort
+def synthesise(home: Path, *, seed: int) -> Path:
+    """Write the synthetic cohort of the demonstration beside `home`, or use the one that is there, and return it.
 
-    with progress("writing a synthetic cohort", None) as tell:
-        write_cohort(folder, patients=patients, seed=seed, progress=tell)
+    A cohort is moved to its name when it is whole, and patients and seed alone make it.
+    """
+    from simulations.cohort import record_count, write_cohort
+
+    folder = home.with_name(f"{home.name}-cohort-{DEMO_PATIENTS}-seed-{seed}")
+    if not folder.exists():
+        with progress("writing a synthetic cohort", record_count(DEMO_PATIENTS)) as tell:
+            write_cohort(folder, patients=DEMO_PATIENTS, seed=seed, progress=tell)
+    return folder
 
 
 def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
@@ -52,12 +63,10 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
     """
     from server import report
-    from server.enrolment import FACT
     from server.registry import Registry
     from simulations.launcher import launch
 
     with Registry.open(workspace.registry_path) as registry:
-        _refuse_other_enrolment(settings, registry.recall(FACT))
         slots = [patient.slot for patient in registry.patients("wearable") if patient.slot is not None]
     if not slots:
         raise UsageError("no patient with a wearable is enrolled; add one with `lethe patients add`")
@@ -72,18 +81,6 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
     page = report.build(folder)
     return {**result, "report": str(page)}
-
-
-def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | None) -> None:
-    """Refuse settings that the patients were not enrolled under; they cannot change afterwards."""
-    enrolled = (enrolment or {}).get("settings", {})
-    for key, value in settings.flat().items():
-        fixed = key.startswith("cohort.") or key == "general.task"
-        if fixed and enrolled.get(key, value) != value:
-            raise UsageError(
-                f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
-                "make another workspace with `lethe init`"
-            )
 
 
 def latest(workspace: Workspace, name: str | None) -> Path:

@@ -16,7 +16,7 @@ def render(result: Row) -> RenderableType:
     parts: list[RenderableType] = [Text(), _accuracy(result), Text(), _difference(result)]
     if result["withdrawals"]:
         parts += [Text(), _withdrawals(result["withdrawals"])]
-    parts += [Text(), _times(result), Text(), _closing(result)]
+    parts += [Text(), _times(result)]
     return Group(*parts)
 
 
@@ -34,7 +34,10 @@ def _accuracy(result: Row) -> Table:
     devices = result["personal"]
     measured = [row for row in devices if row["own_general"] is not None]
     taken = sum(row["accepted"] for row in devices)
-    note = f"means; others: never-used control patients; {taken} of {len(devices)} personal copies accepted"
+    budget = result["settings"]["personalisation.budget"]
+    dearer = sum(row["others_general"] - row["others_personal"] > budget for row in devices if row["others_general"])
+    note = f"means; others: never-used control patients; {taken} of {len(devices)} copies passed the gate,\n"
+    note += f"{dearer} of them cost the controls more than its budget of {100 * budget:g} points"
     table = _table("Accuracy", "", "own held-out", "others", note=note)
     for name in ("general", "personal"):
         who = f"{len(devices)} wearables" if name == "general" else ""
@@ -93,15 +96,22 @@ def _times(result: Row) -> Table:
     return table
 
 
-def _closing(result: Row) -> Text:
+def closing(result: Row) -> str:
+    """Return what stands below the tables: the general model, what is still due, what was left out, the report."""
     general = result["general"]
     record = general["metrics"]["record"]
     lines = [f"general model {general['digest']}"]
     if record["accuracy"] is not None:
-        told = f"accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients"
-        lines += [f"  {told}", f"  (always the most frequent class: {general['majority']:.3f})"]
+        lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
+        lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
+    for row in result["withdrawals"]:
+        if not row["unlearned_at"]:
+            lines.append(f"still due: {row['job']} of {row['pseudonym']}: {row['reason']}; the next run tries again")
+        elif row["reason"]:
+            lines.append(f"note: {row['job']} of {row['pseudonym']}: {row['reason']}")
+    lines += [f"no personal model: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
-    return Text("\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"]))
+    return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
 
 
 def _label(who: str, model: str) -> str:
