@@ -19,6 +19,7 @@ from shared.terminal import note, show
 
 if TYPE_CHECKING:
     from server.registry import Registry
+    from shared.ptbxl import LeftOut
 
 patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
 jobs = typer.Typer(help="What devices have to forget, and how far they are.", no_args_is_help=True)
@@ -49,21 +50,17 @@ def add_patient(
     as_json: AsJson = False,
 ) -> None:
     """Enrol a patient and give them the next device; the next run makes its model."""
-    from rich.text import Text
-
     from server.enrolment import enrol_patient
 
-    left_out: dict[str, str] = {}
-    added = enrol_patient(
-        Workspace.open(home), patient, data=data, tell=lambda one: left_out.update({one.record: one.reason})
-    )
-    for record, reason in left_out.items():
-        note(f"record {record} is left out: {reason}")
+    left_out: list[LeftOut] = []
+    added = enrol_patient(Workspace.open(home), patient, data=data, tell=left_out.append)
+    for one in left_out:
+        note(f"record {one.record} is left out, {one.reason}: {one.detail}")
     text = (
         f"Patient {added.id} (pseudonym {added.pseudonym}) wears device {added.slot}: "
         f"{counted(added.records, 'record')}.\nThe next `lethe run` makes the personal model."
     )
-    show({"patient": asdict(added), "left_out": left_out}, as_json=as_json, render=lambda: Text(text))
+    show({"patient": asdict(added), "left_out": _dicts(left_out)}, as_json=as_json, render=lambda: text)
 
 
 @patients.command("list")
@@ -167,8 +164,6 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
     Raises:
         UsageError: there is nobody to ask.
     """
-    from rich.markup import escape
-
     effect = "no run uses them any more"
     if patient.slot is not None:
         effect = f"device {patient.slot} erases them and its model unlearns them"
@@ -178,7 +173,7 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
             f"patient {patient.id} withdraws {what}: {effect}, for good, and there is no terminal to ask at; "
             "confirm with --yes"
         )
-    note(escape(f"Patient {patient.id} withdraws {what}: {effect}."))
+    note(f"Patient {patient.id} withdraws {what}: {effect}.")
     # typer.confirm would print a part of its question on stdout, where the result goes.
     print("This cannot be undone. Withdraw? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

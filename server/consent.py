@@ -108,7 +108,7 @@ def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> se
     Raises:
         UsageError: a record that the patient does not have, or none named.
     """
-    unknown = [record for record in named if record not in held]
+    unknown = [record for record in dict.fromkeys(named) if record not in held]
     if unknown or not named:
         seen = f"no record {', '.join(unknown)}" if unknown else "no record was named"
         raise UsageError(f"patient {patient}: {seen}; the records are {', '.join(held)}")

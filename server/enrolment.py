@@ -90,6 +90,9 @@ def enrol_patient(
 ) -> Patient:
     """Enrol one more patient with a device, from the workspace's data or from another folder.
 
+    A recording is recognised by the sha256 of its files and their names, header included. The same waveform under
+    another file name, with another header or in another format is another recording here.
+
     Args:
         workspace: has a registry.
         patient: the id in the data.
@@ -151,7 +154,10 @@ def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> Read
     left_out = (*unfit, *found.left_out)
     if not found.records:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(one.reason for one in left_out).items())
-        raise DataError(f"none of the {len(own)} records of patient {patient} can be used: {reasons}; choose another")
+        raise DataError(
+            f"none of the {len(own)} records of patient {patient} can be used: {reasons}; the first, record "
+            f"{left_out[0].record}: {left_out[0].detail}; choose another patient"
+        )
     if unit is not None and found.units != {unit}:
         raise DataError(
             f"records of patient {patient} are in {' and '.join(sorted(found.units))}, this workspace's in {unit}; "

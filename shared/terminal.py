@@ -14,21 +14,31 @@ if TYPE_CHECKING:
 
 
 def show(result: Mapping[str, Any], *, as_json: bool, render: Callable[[], "RenderableType"]) -> None:
-    """Print a command's result on stdout: one JSON object, or what `render` draws."""
+    """Print a command's result on stdout: one JSON object, or what `render` draws.
+
+    A plain string is printed as it is, so that a path stays one line that can be copied; a `Text` is not wrapped
+    either. Only tables are fitted to the terminal.
+    """
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
         return
+    drawn = render()
+    if isinstance(drawn, str):
+        sys.stdout.write(drawn + "\n")
+        sys.stdout.flush()
+        return
     from rich.console import Console
+    from rich.text import Text
 
-    Console(highlight=False).print(render())
+    # A line of a page that says it is not to be wrapped is not to be cut either.
+    Console(highlight=False).print(drawn, soft_wrap=isinstance(drawn, Text), crop=False)
 
 
 def note(text: str) -> None:
-    """Print one line about what is going on, on stderr."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(text)
+    """Print one line about what is going on, on stderr, as it is."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The commands only connect `simulations/cohort.py`, `shared/ptbxl.py` and `simula
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from shared.ptbxl import Index, LeftOut
 
 app = typer.Typer(no_args_is_help=True, help="Synthesise, check or fetch ECG data in PTB-XL's layout.")
+SHOWN = 5  # records a reason on a terminal
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Hz = Annotated[int | None, typer.Option("--hz", help="500 or 100: only the records of this rate.")]
 
@@ -108,13 +110,12 @@ def _read_all(index: "Index") -> tuple[list[Any], list["LeftOut"]]:
 
 
 def _by_reason(left_out: Iterable["LeftOut"]) -> dict[str, dict[str, Any]]:
-    """Return reason -> how many and which come first."""
+    """Return reason -> how many, and what was seen in which record."""
     reasons: dict[str, dict[str, Any]] = {}
     for one in left_out:
-        entry = reasons.setdefault(one.reason, {"count": 0, "first": []})
+        entry = reasons.setdefault(one.reason, {"count": 0, "details": {}})
         entry["count"] += 1
-        if len(entry["first"]) < 5:
-            entry["first"].append(one.record)
+        entry["details"][one.record] = one.detail
     return reasons
 
 
@@ -129,6 +130,10 @@ def _table(title: str, rows: dict[str, Any]) -> "RenderableType":
 
 
 def _report(result: dict[str, Any]) -> "RenderableType":
+    """Draw the table, and below it, a line each, what was seen in the first records that are left out."""
+    from rich.console import Group
+    from rich.text import Text
+
     def listed(values: dict[str, int]) -> str:
         return ", ".join(f"{name}: {count}" for name, count in values.items())
 
@@ -138,10 +143,16 @@ def _report(result: dict[str, Any]) -> "RenderableType":
         "superclasses": listed(result["superclasses"]),
         "folds": listed(result["folds"]),
     }
+    lines: list[str] = []
     for title, key in (("left out", "left_out"), ("left out of task single", "left_out_of_task_single")):
         for reason, entry in result[key].items():
-            more = ", …" if entry["count"] > len(entry["first"]) else ""
-            rows[f"{title}: {reason}"] = f"{entry['count']} (record {', '.join(entry['first'])}{more})"
+            first = dict(islice(entry["details"].items(), SHOWN))
+            more = ", …" if entry["count"] > len(first) else ""
+            rows[f"{title}: {reason}"] = f"{entry['count']} (record {', '.join(first)}{more})"
+            lines += ["", f"{title}: {reason}"]
+            lines += [f"  {detail if record in detail else f'{record}: {detail}'}" for record, detail in first.items()]
+            lines += [f"  … {entry['count'] - len(first)} more; --json prints all"] if more else []
     problems = result["checksum_problems"]
     rows["checksums"] = "; ".join(problems[:5]) + f" … {len(problems)} in all" if problems else "all as listed"
-    return _table(f"Data set {result['folder']}", rows)
+    seen = [Text(line, no_wrap=True, overflow="ignore") for line in lines]
+    return Group(_table(f"Data set {result['folder']}", rows), *seen)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.enrolment import FACT, enrol_patient, readable, write_feed
+from server.enrolment import FACT, readable, write_feed
 from server.registry import Enrolment, Patient, Registry
 from server.rows import ROLES, Role
 from server.workspace import Workspace
@@ -18,8 +18,6 @@ from shared.errors import DataError
 from shared.ptbxl import LeftOut, Record, for_task, index, record_digest
 from shared.settings import Cohort, Settings
 from simulations.split import Split, split_patients
-
-__all__ = ["enrol_cohort", "enrol_patient"]
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 

@@ -1,6 +1,7 @@
 """`lethe data synth | check | fetch`, as a person at the terminal sees them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from shared.errors import DataError
 from shared.ptbxl import index
+from simulations.cohort import write_cohort
 from simulations.data_cli import app
 
 
@@ -41,19 +43,41 @@ def test_synth_refuses_a_folder_that_holds_something(data):
     assert again.exception.exit_code == 5
 
 
-def test_check_counts_what_would_be_left_out_and_names_the_first(data):
+def test_check_counts_what_would_be_left_out_and_says_what_was_seen(data):
     records = index(data).records
     set_cell(data, "scp_codes", "{'SR': 100.0}", row=0)
     set_cell(data, "scp_codes", "{'LVH': 100.0, 'AMI': 100.0}", row=1)
     changed_sample(data, records[2])
     result = call("check", data, "--json")
     report = json.loads(result.stdout)
-    assert report["left_out"] == {
-        "no superclass": {"count": 1, "first": ["1"]},
-        "unreadable": {"count": 1, "first": ["3"]},
+    assert {reason: entry["count"] for reason, entry in report["left_out"].items()} == {
+        "no superclass": 1,
+        "unreadable": 1,
     }
-    assert report["left_out_of_task_single"]["several superclasses"]["first"][0] == "2"
+    assert report["left_out"]["no superclass"]["details"] == {"1": "its codes: {'SR': 100.0}"}
+    (unreadable,) = report["left_out"]["unreadable"]["details"].items()
+    assert unreadable[0] == "3"
+    assert re.fullmatch(r"record 3 has samples of .* disagree with the checksum in .*, expected .*", unreadable[1])
+    assert report["left_out_of_task_single"]["several superclasses"]["details"]["2"] == "MI, HYP"
     assert report["usable"] == len(records) - 2
+
+
+def test_check_prints_what_was_seen_in_the_first_bad_records_a_line_each(tmp_path):
+    data = tmp_path / "data"
+    write_cohort(data, patients=6, seed=3)
+    records = index(data).records
+    for record in records[:7]:
+        (data / f"{record.path}.dat").unlink()
+    changed_sample(data, records[7])
+    lines = call("check", data).stdout.splitlines()
+    for record in records[:5]:
+        seen = f"record {record.id} has no file {record.path.split('/')[-1]}.dat, expected it in {data}"
+        assert len([line for line in lines if line.strip().startswith(seen)]) == 1
+    assert "  … 2 more; --json prints all" in lines
+    assert [line for line in lines if "disagree with the checksum" in line and ", expected " in line]
+    assert not [line for line in lines if f"record {records[5].id} has no file" in line]
+    all_of_them = json.loads(call("check", data, "--json").stdout)["left_out"]["missing file"]
+    assert list(all_of_them["details"]) == [record.id for record in records[:7]]
 
 
 def test_check_fails_with_5_when_a_file_is_not_the_listed_one(data):

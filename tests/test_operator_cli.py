@@ -17,6 +17,7 @@ from server import cli
 from server.registry import Registry
 from server.workspace import Workspace
 from shared.errors import ConsentError, LetheError, UsageError, WorkspaceError
+from shared.ptbxl import Record, index
 from simulations.cohort import write_cohort
 
 WITHDRAW = """
@@ -204,7 +205,8 @@ def test_other_roles_are_listed_when_asked_for(lethe):
     assert [row["id"] for row in json.loads(lethe("patients", "list", "--role", "corpus", "--json"))["patients"]] == [
         "9"
     ]
-    assert "100" not in lethe("patients", "list", "--role", "control")
+    _, _, *rows = lethe("patients", "list", "--role", "control").splitlines()
+    assert [row.split()[0] for row in rows] == ["10"]
 
 
 MODELS = [
@@ -323,6 +325,22 @@ def test_add_enrols_a_patient_and_says_what_happens_next(lethe, home, tmp_path):
         lethe("patients", "add", "1")
     with pytest.raises(UsageError):
         lethe("patients", "add", "999")
+
+
+def test_add_says_what_was_seen_in_a_record_that_is_left_out(lethe, tmp_path):
+    write_cohort(tmp_path / "data", patients=3, seed=0)
+    own: dict[str, list[Record]] = {}
+    for record in index(tmp_path / "data").records:
+        if len(record.superclasses) == 1:
+            own.setdefault(record.patient, []).append(record)
+    patient, (bad, *others) = max(own.items(), key=lambda item: len(item[1]))
+    assert others
+    (tmp_path / "data" / f"{bad.path}.dat").unlink()
+    result = json.loads(lethe("patients", "add", patient, "--json"))
+    (told,) = [one for one in result["left_out"] if one["record"] == bad.id]
+    assert told["reason"] == "missing file"
+    assert f"record {bad.id} has no file" in told["detail"]
+    assert "expected it in" in told["detail"]
 
 
 def test_a_place_without_a_workspace_is_refused(lethe, tmp_path):

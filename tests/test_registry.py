@@ -199,7 +199,7 @@ def test_without_a_device_consent_is_withdrawn_and_no_job_is_made(registry, pati
     assert registry.jobs() == []
 
 
-@pytest.mark.parametrize(("named", "says"), [(["71", "90"], "no record 90"), ([], "no record was named")])
+@pytest.mark.parametrize(("named", "says"), [(["71", "90", "90"], "no record 90"), ([], "no record was named")])
 def test_an_unknown_record_is_refused_and_the_patients_are_listed(registry, named, says):
     with pytest.raises(UsageError, match=rf"{says}; the records are 70, 71, 72"):
         registry.withdraw("7", records=named)

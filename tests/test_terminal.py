@@ -1,0 +1,47 @@
+"""What is printed is what was meant: paths stay whole, brackets are no markup, and only tables are fitted."""
+
+import json
+
+import pytest
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from shared.terminal import note, show
+
+LONG = "/somewhere/" + "a folder with a long name/" * 9 + "[bold]report[/nonsense] [1].html"
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [LONG, Text(LONG), Group(Text("first"), Text(LONG, no_wrap=True, overflow="ignore"))],
+    ids=["string", "text", "line of a page"],
+)
+def test_a_path_is_one_line_as_it_is(capsys, drawn):
+    show({}, as_json=False, render=lambda: drawn)
+    assert LONG in capsys.readouterr().out.splitlines()
+
+
+def test_several_lines_stay_several_lines(capsys):
+    show({}, as_json=False, render=lambda: f"next: lethe run\n{LONG}")
+    assert capsys.readouterr().out == f"next: lethe run\n{LONG}\n"
+
+
+def test_a_table_is_fitted_to_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table("path")
+    table.add_row(Text(LONG))
+    show({}, as_json=False, render=lambda: table)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 60
+
+
+def test_json_is_asked_for_and_nothing_is_drawn(capsys):
+    show({"path": LONG}, as_json=True, render=lambda: pytest.fail("drawn"))
+    assert json.loads(capsys.readouterr().out) == {"path": LONG}
+
+
+def test_a_note_is_one_line_on_stderr_as_it_is(capsys):
+    note(LONG)
+    assert capsys.readouterr() == ("", LONG + "\n")
