@@ -108,37 +108,18 @@ class Inventory:
             kind: general or personal.
             parent: digest of the model it was tuned from.
             slot: the device it belongs to.
-            lineage: what it was made of; `lineage["key"]`, when there is one, is what `find_general` looks for.
+            lineage: what it was made of.
         """
         values = {"digest": digest, "kind": kind, "parent": parent, "slot": slot, "lineage": dict(lineage)}
-        values |= {"lineage_key": lineage.get("key"), "created_at": self._clock()}
+        values["created_at"] = self._clock()
         with self._writing() as connection:
             connection.execute(upsert(schema.models).values(values).on_conflict_do_nothing())
 
-    def model(self, digest: str) -> ModelRow:
-        """Return one model.
-
-        Raises:
-            UsageError: there is none with this digest.
-        """
-        found = self._models(schema.models.c.digest == digest)
-        if not found:
-            raise UsageError(f"no model {digest} in the registry; expected the sha256 of one that was trained")
-        return found[0]
-
-    def models(self, kind: Kind | None = None) -> list[ModelRow]:
+    def models(self) -> list[ModelRow]:
         """Return the models, oldest first."""
-        return self._models(*([] if kind is None else [schema.models.c.kind == kind]))
-
-    def find_general(self, lineage_key: str) -> str | None:
-        """Return the digest of the newest general model whose lineage has this "key", if any."""
-        found = self._models(schema.models.c.kind == "general", schema.models.c.lineage_key == lineage_key)
-        return found[-1].digest if found else None
-
-    def _models(self, *where: sa.ColumnElement[bool]) -> list[ModelRow]:
-        columns = [column for column in schema.models.c if column.name not in ("seq", "lineage_key")]
+        columns = [column for column in schema.models.c if column.name != "seq"]
         with self._reading() as connection:
-            rows = connection.execute(sa.select(*columns).where(*where).order_by(schema.models.c.seq))
+            rows = connection.execute(sa.select(*columns).order_by(schema.models.c.seq))
             return [ModelRow(**row) for row in rows.mappings()]
 
     def record_device(
@@ -166,17 +147,6 @@ class Inventory:
         with self._reading() as connection:
             rows = connection.execute(sa.select(schema.devices).order_by(schema.devices.c.slot))
             return [DeviceRow(**row) for row in rows.mappings()]
-
-    def device(self, slot: int) -> DeviceRow:
-        """Return what one device last told.
-
-        Raises:
-            UsageError: it has told nothing yet.
-        """
-        for device in self.devices():
-            if device.slot == slot:
-                return device
-        raise UsageError(f"device {slot} has told nothing yet; `lethe run` asks every device")
 
     def start_run(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Note that a run begins.

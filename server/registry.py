@@ -50,10 +50,6 @@ __all__ = [
 class Registry(Inventory):
     """An open registry; safe to use from several processes and threads at once."""
 
-    def enrol(self, patient: str, *, role: Role, records: Mapping[str, str], slot: int | None = None) -> Patient:
-        """Enrol one patient with the sha256 of every record by its id; see `enrol_many`."""
-        return self.enrol_many([Enrolment(patient, role, records, slot)])[0]
-
     def enrol_many(
         self,
         enrolments: Iterable[Enrolment],
@@ -137,10 +133,6 @@ class Registry(Inventory):
             if patient is not None:
                 query = query.where(held.c.patient == _patient(connection, patient).id)
             return [RecordRow(**row) for row in connection.execute(query).mappings()]
-
-    def withdrawn_records(self, patient: str) -> tuple[str, ...]:
-        """Return the ids of the records that the patient took back."""
-        return tuple(row.id for row in self.records(patient, consented_only=False) if row.withdrawn)
 
     def holders(self, digests: Iterable[str]) -> list[tuple[str, str]]:
         """Return patient and record id of every record with one of these sha256, withdrawn or not."""

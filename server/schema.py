@@ -108,7 +108,6 @@ models = Table(
     Column("kind", Text, _one_of("kind", get_args(Kind)), nullable=False),
     Column("parent", Text),
     Column("slot", Integer),
-    Column("lineage_key", Text, index=True),
     Column("lineage", JSON, nullable=False),
     Column("created_at", Text, nullable=False),
 )

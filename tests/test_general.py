@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from enrolled import model_of
 from fleet import TINY
 
 from server.crops import Crops
@@ -14,7 +15,7 @@ from shared.errors import DataError
 from shared.metrics import scores
 from shared.model import build, probabilities, to_bytes
 from shared.package import Package, load_general
-from shared.settings import General
+from shared.settings import General, Probe
 
 SHORT = TINY.with_values({"general.max_segments": 256})
 
@@ -80,7 +81,7 @@ def test_what_is_published_is_whole_and_says_what_it_was_made_of(fleet, corpus):
     assert lineage["data"] == corpus.signals.digest
     assert lineage["records"] == len(corpus.signals.records)
     assert lineage["general"] == vars(fleet.settings.general)
-    assert fleet.registry.model(folder.name).lineage == lineage
+    assert model_of(fleet.registry, folder.name).lineage == lineage
     model, _ = load_general(folder)
     sample = np.stack([corpus.signals.millivolts(int(row)) for row in corpus.training[:500]])
     np.testing.assert_allclose(model.lead_sd, sample.std(axis=(0, 2)), rtol=1e-4)
@@ -126,7 +127,7 @@ def test_public_segments_come_from_their_own_patients(corpus):
 
 
 def test_no_more_public_segments_are_drawn_than_there_are(corpus):
-    settings = TINY.with_values({"personalisation.gate_segments": 10_000, "probe.control_segments": 0})
+    settings = replace(TINY.with_values({"personalisation.gate_segments": 10_000}), probe=Probe(control_segments=0))
     public = public_segments(corpus, settings)
     assert len(public.gate) == 10 * len(corpus.validation)
     assert len({segment.numpy().tobytes() for segment in public.gate.segments}) == len(public.gate)

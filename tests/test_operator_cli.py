@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from enrolled import digests, enrol, withdrawn
 from typer.testing import CliRunner
 
 from server import cli
@@ -39,18 +40,14 @@ patients(["withdraw", "7", "--json", "--home", sys.argv[1]])
 """
 
 
-def digests(*records: str) -> dict[str, str]:
-    return {record: f"{int(record):064x}" for record in records}
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     workspace = Workspace.create(tmp_path / "home", data=tmp_path / "data")
     with Registry.create(workspace.registry_path) as registry:
-        registry.enrol("7", role="wearable", records=digests("70", "71", "72"), slot=0)
-        registry.enrol("17", role="wearable", records=digests("170"), slot=1)
-        registry.enrol("9", role="corpus", records=digests("90", "91"))
-        registry.enrol("10", role="control", records=digests("100"))
+        enrol(registry, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
+        enrol(registry, "17", role="wearable", records=digests("170"), slot=1)
+        enrol(registry, "9", role="corpus", records=digests("90", "91"))
+        enrol(registry, "10", role="control", records=digests("100"))
     return workspace.home
 
 
@@ -97,7 +94,7 @@ def test_a_withdrawal_prints_the_same_as_json(lethe, home):
     assert [job["records"] for job in result["jobs"]] == [["70", "71"]]
     assert result["patient"]["status"] == "partly withdrawn"
     with registry_of(home) as registry:
-        assert registry.withdrawn_records("7") == ("70", "71")
+        assert withdrawn(registry, "7") == ("70", "71")
 
 
 def test_withdrawing_twice_says_that_nothing_changed_and_asks_nothing(lethe, home):
@@ -175,7 +172,7 @@ def test_a_withdrawal_that_was_printed_survives_a_kill(home):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     printed = json.loads(killed.stdout)
     with registry_of(home) as registry:
-        assert registry.withdrawn_records("7") == ("71",)
+        assert withdrawn(registry, "7") == ("71",)
         assert [job.id for job in registry.jobs()] == [job["id"] for job in printed["jobs"]]
         assert registry.events("7")[-1].seq == printed["event"]["seq"]
 
@@ -280,7 +277,7 @@ def typer_of(app: typer.Typer) -> typer.Typer:
 def test_every_table_fits_eighty_columns_without_cutting_a_word(lethe, home):
     with registry_of(home) as registry:
         for n in range(20_000, 20_030):
-            registry.enrol(str(n), role="wearable", records=digests(f"{n}", f"{n + 100}"))
+            enrol(registry, str(n), role="wearable", records=digests(f"{n}", f"{n + 100}"))
             told = {"general": "a" * 64, "personal": "b" * 64, "bundle": "c" * 64, "own": 0.9, "others": 0.712}
             registry.record_device(n - 19_998, patient=str(n), accepted=n % 2 == 0, seconds=1.0, **told)
         (job,) = registry.withdraw("20000")
@@ -307,7 +304,7 @@ def test_all_of_ptb_xl_is_no_table(lethe, home):
 
 def test_brackets_in_an_id_are_no_markup(lethe, home):
     with registry_of(home) as registry:
-        registry.enrol("[bold]x[/nonsense]", role="wearable", records=digests("5"))
+        enrol(registry, "[bold]x[/nonsense]", role="wearable", records=digests("5"))
     assert "[bold]x[/nonsense]" in lethe("patients", "list")
     assert "[bold]x[/nonsense]" in lethe("patients", "remove", "[bold]x[/nonsense]", "--yes")
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from enrolled import digests, enrol, withdrawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,17 +14,13 @@ from server.rows import FOLLOWING, STATES
 from shared.errors import ConsentError, LetheError, UsageError
 
 
-def digests(*records: str) -> dict[str, str]:
-    return {record: f"{int(record):064x}" for record in records}
-
-
 @pytest.fixture
 def registry(tmp_path: Path):
     with Registry.create(tmp_path / "registry.db") as opened:
-        opened.enrol("7", role="wearable", records=digests("70", "71", "72"), slot=0)
-        opened.enrol("8", role="wearable", records=digests("80"), slot=1)
-        opened.enrol("9", role="corpus", records=digests("90", "91"))
-        opened.enrol("10", role="control", records=digests("100"))
+        enrol(opened, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
+        enrol(opened, "8", role="wearable", records=digests("80"), slot=1)
+        enrol(opened, "9", role="corpus", records=digests("90", "91"))
+        enrol(opened, "10", role="control", records=digests("100"))
         yield opened
 
 
@@ -49,10 +46,10 @@ def test_patients_and_records_come_back_by_role(registry):
 @pytest.mark.parametrize("role", ["corpus", "wearable", "control"])
 def test_a_patient_is_enrolled_once(registry, role):
     with pytest.raises(ConsentError, match="patient 9 is enrolled already"):
-        registry.enrol("9", role=role, records=digests("99"))
+        enrol(registry, "9", role=role, records=digests("99"))
     registry.withdraw("9")
     with pytest.raises(ConsentError, match="patient 9 is enrolled already"):
-        registry.enrol("9", role=role, records=digests("99"))
+        enrol(registry, "9", role=role, records=digests("99"))
     assert len(registry.events("9")) == 2
 
 
@@ -60,7 +57,7 @@ def test_a_pseudonym_is_random_and_stays(registry, tmp_path):
     patient = registry.patient("7")
     assert re.fullmatch("p-[0-9a-f]{8}", patient.pseudonym)
     with Registry.create(tmp_path / "other.db") as other:
-        other.enrol("7", role="wearable", records=digests("70", "71", "72"), slot=0)
+        enrol(other, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
         assert other.patient("7").pseudonym != patient.pseudonym
     registry.withdraw("7")
     assert registry.patient("7").pseudonym == patient.pseudonym
@@ -68,9 +65,9 @@ def test_a_pseudonym_is_random_and_stays(registry, tmp_path):
 
 def test_a_slot_is_never_used_by_a_second_patient(registry):
     with pytest.raises(UsageError, match="slot 1 of patient 11 is taken"):
-        registry.enrol("11", role="wearable", records=digests("110"), slot=1)
+        enrol(registry, "11", role="wearable", records=digests("110"), slot=1)
     registry.withdraw("8")
-    assert registry.enrol("11", role="wearable", records=digests("110")).slot == 2
+    assert enrol(registry, "11", role="wearable", records=digests("110")).slot == 2
 
 
 @pytest.mark.parametrize(
@@ -84,7 +81,7 @@ def test_a_slot_is_never_used_by_a_second_patient(registry):
 )
 def test_an_enrolment_that_makes_no_sense_is_refused(registry, role, records, slot, says):
     with pytest.raises(UsageError, match=says):
-        registry.enrol("11", role=role, records=records, slot=slot)
+        enrol(registry, "11", role=role, records=records, slot=slot)
     assert len(registry.patients()) == 4
 
 
@@ -145,7 +142,7 @@ def test_withdrawing_everything_makes_one_job_for_the_device(registry):
     assert job.records == ("70", "71", "72")
     assert job.method is None
     assert registry.patient("7").status == "withdrawn"
-    assert registry.withdrawn_records("7") == ("70", "71", "72")
+    assert withdrawn(registry, "7") == ("70", "71", "72")
     assert registry.records("7") == []
     assert all(row.withdrawn for row in registry.records("7", consented_only=False))
     assert registry.jobs() == [job] == registry.jobs(DUE) == [registry.job(job.id)]
@@ -210,11 +207,11 @@ def test_an_unknown_record_is_refused_and_the_patients_are_listed(registry, name
 @given(st.lists(st.lists(st.sampled_from(["70", "71", "72", "73"]), min_size=1) | st.none(), max_size=6))
 def test_any_order_of_withdrawals_ends_where_their_union_does(tmp_path_factory, requests):
     with Registry.create(tmp_path_factory.mktemp("law") / "registry.db") as registry:
-        registry.enrol("7", role="wearable", records=digests("70", "71", "72", "73"), slot=0)
+        enrol(registry, "7", role="wearable", records=digests("70", "71", "72", "73"), slot=0)
         for records in requests:
             registry.withdraw("7", records=records)
         union = {record for named in requests for record in named or ("70", "71", "72", "73")}
-        assert set(registry.withdrawn_records("7")) == union
+        assert set(withdrawn(registry, "7")) == union
         assert {row.id for row in registry.records("7")} == {"70", "71", "72", "73"} - union
         taken = [record for event in registry.events("7")[1:] for record in event.records]
         assert sorted(taken) == sorted(union)

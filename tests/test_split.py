@@ -1,4 +1,4 @@
-"""Who plays which part: by patient, by seed, and by nothing else."""
+"""Who plays which part, by patient: those who recorded most wear devices; the seed draws ties and controls."""
 
 from collections import Counter
 
