@@ -110,7 +110,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         "seconds": seconds,
         "curves": curves,
         "metrics": evaluate(model, corpus.signals, corpus.validation),
-        "majority": _majority(corpus.signals.labels[corpus.validation]),
+        "majority": majority(corpus.signals.labels[corpus.validation]),
     }
     _publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
@@ -302,7 +302,7 @@ def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | N
             )
 
 
-def _majority(labels: npt.NDArray[np.float32]) -> float | None:
+def majority(labels: npt.NDArray[np.float32]) -> float | None:
     """Return the accuracy of always naming the most frequent label combination."""
     if len(labels) == 0:
         return None
