@@ -25,7 +25,8 @@ import numpy as np
 import torch
 import typer
 
-from server.general import Corpus, evaluate, fit_general, segments_of
+from server.general import Corpus, evaluate, fit_general, majority, segments_of
+from shared.errors import UsageError
 from shared.model import ResNet34, build, digest, load, to_bytes
 from shared.package import Public
 from shared.personalisation import accuracy, held_out_mask, personalise
@@ -45,14 +46,14 @@ TEST_FOLD, CHOICE_FOLD = 10, 9
 @app.command()
 def general(
     data: Data,
-    task: Annotated[str, typer.Option(help="single or multi")] = "multi",
+    task: Annotated[Task, typer.Option()] = "multi",
     epochs: int = General.epochs,
     width: int = General.width,
     seed: int = 0,
     keep: Annotated[Path | None, typer.Option(help="Write the model here.")] = None,
 ) -> None:
     """Train the general model on folds 1-8 and evaluate it."""
-    settings = replace(General(), task=_task(task), epochs=epochs, width=width, seed=seed)
+    settings = replace(General(), task=task, epochs=epochs, width=width, seed=seed)
     signals = _signals(data, settings.task)
     folds = np.array([record.fold for record in signals.records])
     corpus = Corpus(signals, _rows(folds < CHOICE_FOLD), _rows(folds == CHOICE_FOLD), _rows(folds == TEST_FOLD))
@@ -78,18 +79,22 @@ def personal(
     model: Model,
     patients: int = 40,
     fold: int = TEST_FOLD,
-    profile: Annotated[str, typer.Option(help="default or paper")] = "default",
+    profile: Annotated[Profile, typer.Option()] = "default",
     seeds: int = 3,
 ) -> None:
-    """Personalise for patients of a fold that the general model was not trained on; own against others."""
+    """Personalise for patients of a fold that the general model was not trained on; own against others.
+
+    Every patient has one record, the first; others are the patients of the fold who were not drawn.
+    """
     trained = load(model)
     signals = _signals(data, trained.task)
     folds = np.array([record.fold for record in signals.records])
-    settings = replace(Personalisation(), profile=_profile(profile))
+    first = _first_rows(signals, _rows(folds == fold), patients=patients)
+    settings = replace(Personalisation(), profile=profile)
     found = []
     with progress("personalising", seeds * patients) as tell, one_thread():
         for seed in range(seeds):
-            drawn = np.random.default_rng(seed).permutation(_rows(folds == fold))
+            drawn = np.random.default_rng(seed).permutation(first)
             public = _public(signals, folds, drawn[patients:], settings, seed=seed)
             for count, row in enumerate(drawn[:patients]):
                 examples = segments_of(signals, np.array([row]))
@@ -201,7 +206,7 @@ def _on_fold(model: ResNet34, signals: Signals, fold: int) -> dict[str, Any]:
     rows = _rows(np.array([record.fold for record in signals.records]) == fold)
     return {
         "fold": fold,
-        "majority": _majority(signals.labels[rows]),
+        "majority": majority(signals.labels[rows]),
         "metrics": evaluate(model, signals, rows),
     }
 
@@ -214,13 +219,22 @@ def _signals(data: Path, task: Task) -> Signals:
     return load_signals(records, folder=data, cache=cache)
 
 
+def _first_rows(signals: Signals, rows: np.ndarray[Any, Any], *, patients: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the row of every patient's first record among `rows`.
+
+    Raises:
+        UsageError: there is nobody left to be the others when so many patients are drawn.
+    """
+    first: dict[str, int] = {}
+    for row in sorted(map(int, rows), key=lambda row: (signals.records[row].recorded_at, row)):
+        first.setdefault(signals.records[row].patient, row)
+    if not 0 < patients < len(first):
+        raise UsageError(f"{patients} of {len(first)} patients were asked for, expected 1 to {len(first) - 1}")
+    return np.array(sorted(first.values()), dtype=np.int64)
+
+
 def _rows(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(mask).astype(np.int64)
-
-
-def _majority(labels: np.ndarray[Any, Any]) -> float:
-    _, counts = np.unique(labels, axis=0, return_counts=True)
-    return float(counts.max() / counts.sum())
 
 
 def _multiplications(model: ResNet34) -> int:
@@ -231,7 +245,7 @@ def _multiplications(model: ResNet34) -> int:
         nonlocal total
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
-        total += weight.numel() * (output.shape[2] if output.dim() == 3 else 1)
+        total += weight.numel() * (output.shape[-1] if output.dim() > 2 else 1)
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv1d | torch.nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -249,14 +263,6 @@ def _product_gflops(size: int = 2048) -> float:
     for _ in range(5):
         a @ b
     return 5 * 2 * size**3 / (time.perf_counter() - began) / 1e9
-
-
-def _task(name: str) -> Task:
-    return General().task if name == General().task else "multi"
-
-
-def _profile(name: str) -> Profile:
-    return "paper" if name == "paper" else "default"
 
 
 def _print(**figures: Any) -> None:

@@ -1,0 +1,36 @@
+"""What the benchmarks refuse, and whom `personal` draws; their figures are asserted nowhere."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from shared.errors import UsageError
+from shared.ptbxl import for_task, index, load
+from simulations import benchmark
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["general", "--task", "mutli"], "--task"),
+        (["personal", "--model", "model.safetensors", "--profile", "papre"], "--profile"),
+    ],
+)
+def test_an_unknown_choice_is_refused(tmp_path, words, option):
+    result = CliRunner().invoke(benchmark.app, [*words, "--data", str(tmp_path)])
+    assert result.exit_code == 2
+    assert option in result.output
+
+
+def test_a_patient_is_drawn_once_by_the_first_record(cohort_folder, tmp_path):
+    records, _ = for_task(index(cohort_folder).records, "single")
+    signals = load(records, folder=cohort_folder, cache=tmp_path / "cache")
+    rows = np.arange(len(signals.records))[::-1]
+    people = {record.patient for record in signals.records}
+    assert len(people) < len(rows)
+    drawn = [signals.records[row] for row in benchmark._first_rows(signals, rows, patients=5)]
+    assert sorted(record.patient for record in drawn) == sorted(people)
+    for one in drawn:
+        assert one.recorded_at == min(r.recorded_at for r in signals.records if r.patient == one.patient)
+    with pytest.raises(UsageError, match=f"{len(people)} of {len(people)} patients were asked for"):
+        benchmark._first_rows(signals, rows, patients=len(people))
