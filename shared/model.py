@@ -22,18 +22,37 @@ from shared.signals import odd_window
 DEPTHS = (3, 4, 6, 3)  # residual blocks a stage: 2 * 16 convolutions + stem + head = 34 layers
 
 
+class Conv(nn.Conv1d):
+    """A one-dimensional convolution of (B, C, 1, T) with the channels last in memory.
+
+    So laid out, training takes four fifths of the time on a CPU (measured); weights and results are Conv1d's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out, 1, T / stride)."""
+        return F.conv2d(x, self.weight.unsqueeze(2), None, (1, self.stride[0]), (0, int(self.padding[0])))
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch normalisation of (B, C, 1, T)."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 4:
+            raise ValueError(f"got {input.dim()} dimensions, expected (B, C, 1, T)")
+
+
 class Block(nn.Module):
-    """Two 3-tap convolutions and a shortcut: (B, in, T) -> (B, out, T / stride)."""
+    """Two 3-tap convolutions and a shortcut: (B, in, 1, T) -> (B, out, 1, T / stride)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm1d(outputs)
-        self.conv2 = nn.Conv1d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm1d(outputs)
+        self.conv1 = Conv(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = Norm(outputs)
+        self.conv2 = Conv(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = Norm(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs))
+            self.shortcut = nn.Sequential(Conv(inputs, outputs, 1, stride, bias=False), Norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(F(x) + shortcut(x))."""
@@ -55,7 +74,7 @@ class ResNet34(nn.Module):
         self.dropout = dropout  # in front of the head, in training; the file does not keep it
         self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
         self.register_buffer("lead_sd", torch.ones(len(LEADS)))
-        self.stem = nn.Sequential(nn.Conv1d(len(LEADS), width, 7, 2, padding=3, bias=False), nn.BatchNorm1d(width))
+        self.stem = nn.Sequential(Conv(len(LEADS), width, 7, 2, padding=3, bias=False), Norm(width))
         channels = [width * 2**stage for stage in range(len(DEPTHS))]
         blocks = []
         for stage, (outputs, depth) in enumerate(zip(channels, DEPTHS, strict=True)):
@@ -75,15 +94,17 @@ class ResNet34(nn.Module):
         if self.smoothing_ms:
             window = odd_window(self.smoothing_ms)
             x = F.avg_pool1d(x, window, 1, window // 2, count_include_pad=False)
-        x = F.relu(self.stem(x))  # (B, width, 250)
-        x = F.max_pool1d(x, 3, 2, padding=1)  # (B, width, 125)
+        x = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, 12, 1, 500)
+        x = F.relu(self.stem(x))  # (B, width, 1, 250)
+        x = F.max_pool2d(x, (1, 3), (1, 2), (0, 1))  # (B, width, 1, 125)
         for block in list(self.blocks)[:-1]:
             x = block(x)
-        return x
+        return x.squeeze(2)
 
     def tail(self, features: Tensor) -> Tensor:
         """Return logits: (B, 8 * width, 16) -> (B, 5)."""
-        pooled = F.dropout(self.blocks[-1](features).mean(dim=2), self.dropout, self.training)
+        x = features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        pooled = F.dropout(self.blocks[-1](x).mean(dim=(2, 3)), self.dropout, self.training)
         return self.head(pooled)  # type: ignore[no-any-return]
 
     def tail_parameters(self) -> list[nn.Parameter]:
