@@ -80,8 +80,7 @@ def read_waveform(stem: Path, *, hz: int, name: str) -> Waveform:
     Raises:
         BadRecord: with the reason, and what to do.
     """
-    found = _wfdb_record(stem, name=name)
-    _check_samples(found, stem, hz=hz, name=name)
+    found = _wfdb_record(stem, hz=hz, name=name)
     order = _lead_order(found.sig_name, name=name)
     unit, factors = _units(found.units, name=name)
     values = np.asarray(found.p_signal, dtype=np.float64).T
@@ -105,8 +104,11 @@ def _refuse(reason: str, name: str, seen: str) -> NoReturn:
     raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", reason)
 
 
-def _wfdb_record(stem: Path, *, name: str) -> Any:  # wfdb is untyped
-    """Return wfdb's record, with every way in which reading can fail as one error."""
+def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
+    """Return wfdb's record, with every way in which reading can fail as one error.
+
+    The header is checked before the signal is read: wfdb itself only says that an array cannot be reshaped.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # wfdb 4.3 calls pandas in a way that warns
         import wfdb
@@ -116,7 +118,10 @@ def _wfdb_record(stem: Path, *, name: str) -> Any:  # wfdb is untyped
         if not path.is_file():
             _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
     try:
+        _check_samples(wfdb.rdheader(str(stem)), stem, hz=hz, name=name)
         found = wfdb.rdrecord(str(stem))
+    except BadRecord:
+        raise
     except Exception as error:  # wfdb raises whatever its parsing trips over: KeyError, IndexError, ValueError...
         seen = f"cannot be read ({type(error).__name__}: {error}), expected a header that agrees with its signal file"
         raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", "unreadable") from error

@@ -124,7 +124,7 @@ BAD = {
     "another rate": (other_rate, "wrong samples", "250 Hz, expected 5000 at 500 Hz"),
     "an invalid sample": (invalid_sample, "not a number", "invalid samples in V2"),
     "a blank lead": (blank, "blank lead", "V1 never changes"),
-    "a truncated .dat": (truncated, "unreadable", "cannot be read"),
+    "a truncated .dat": (truncated, "unreadable", "95999 bytes in 00001_hr.dat, expected 120000"),
     "a longer .dat": (longer, "unreadable", "120024 bytes in 00001_hr.dat, expected 120000"),
     "one sample changed": (changed_sample, "unreadable", "AVR that disagree with the checksum"),
     "no .dat": (lambda f, r: (f / f"{r.path}.dat").unlink(), "missing file", "no file 00001_hr.dat"),
@@ -142,7 +142,7 @@ BAD = {
     "a missing signal line": (
         lambda f, r: header(f, r).write_text("\n".join(header(f, r).read_text().splitlines()[:-1])),
         "unreadable",
-        "cannot be read",
+        "120000 bytes in 00001_hr.dat, expected 110000",
     ),
 }
 
