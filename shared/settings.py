@@ -6,6 +6,7 @@ A run is described by one `Settings`. Flower's run configuration and the scenari
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf, isfinite
 from typing import Literal, Self, get_args, get_type_hints
 
 from shared.errors import UsageError
@@ -13,8 +14,6 @@ from shared.errors import UsageError
 Task = Literal["single", "multi"]
 Profile = Literal["default", "paper"]
 Value = bool | int | float | str
-
-_AT_LEAST_ONE = frozenset({"width", "epochs", "batch_size", "anchor_batch_size", "wearables"})
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -26,7 +25,10 @@ SEGMENTS_PER_RECORD = RECORD_SAMPLES // SEGMENT_SAMPLES
 
 @dataclass(frozen=True)
 class Cohort:
-    """Who plays which part; patients are drawn by `seed`, never by segment."""
+    """Who plays which part, by patient and never by segment: `simulations/split.py`.
+
+    Those who recorded most wear devices; `seed` draws between ties, and who of the others is a control.
+    """
 
     wearables: int = 24  # patients with a device, one Flower node each
     controls: int = 24  # patients whom no model ever sees
@@ -90,6 +92,59 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class _Range:
+    """The numbers a setting may be, from `least` to `most`; `open` leaves the ends themselves out."""
+
+    least: float = 0
+    most: float = inf
+    open: Literal["", "least", "most", "both"] = ""
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.least if self.open in ("least", "both") else value >= self.least
+        below = value < self.most if self.open in ("most", "both") else value <= self.most
+        return above and below and isfinite(value)
+
+    def __str__(self) -> str:
+        least = f"more than {self.least:g}" if self.open in ("least", "both") else f"{self.least:g} or more"
+        if self.most == inf:
+            return least
+        return f"{least} and {'less than' if self.open in ('most', 'both') else 'at most'} {self.most:.10g}"
+
+
+_SEED = _Range(most=2**32 - 1)
+_COUNT = _Range(least=1)
+_POSITIVE = _Range(open="least")
+_SHARE = _Range(most=1, open="both")
+_DROPOUT = _Range(most=1, open="most")
+_RANGES = {
+    "cohort.wearables": _COUNT,
+    "cohort.controls": _COUNT,
+    "cohort.seed": _SEED,
+    "general.width": _COUNT,
+    "general.smoothing_ms": _Range(most=1000 * SEGMENT_SAMPLES / SAMPLING_HZ),
+    "general.epochs": _COUNT,
+    "general.batch_size": _COUNT,
+    "general.learning_rate": _POSITIVE,
+    "general.averaging": _DROPOUT,
+    "general.lead_dropout": _DROPOUT,
+    "general.dropout": _DROPOUT,
+    "general.validation": _SHARE,
+    "general.seed": _SEED,
+    "personalisation.steps": _COUNT,
+    "personalisation.batch_size": _COUNT,
+    "personalisation.anchor_batch_size": _COUNT,
+    "personalisation.learning_rate": _POSITIVE,
+    "personalisation.anchor_segments": _COUNT,
+    "personalisation.gate_segments": _COUNT,
+    "personalisation.budget": _Range(most=1),
+    "personalisation.held_out": _SHARE,
+    "personalisation.seed": _SEED,
+    "unlearning.epochs": _COUNT,
+    "probe.control_segments": _COUNT,
+}  # any other number is 0 or more
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of one run."""
 
@@ -107,7 +162,7 @@ class Settings:
         """Return a copy with `{"general.width": 64}` replaced.
 
         Raises:
-            UsageError: an unknown name, or a value of the wrong type.
+            UsageError: an unknown name, a value of the wrong type, or one outside its range.
         """
         groups = {f.name: getattr(self, f.name) for f in fields(self)}
         for key, value in values.items():
@@ -134,7 +189,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def _checked(group: type, key: str, name: str, value: object) -> Value:
-    """Return `value` as the type that the field declares."""
+    """Return `value` as the type that the field declares, within its range."""
     kind = get_type_hints(group)[name]
     choices = get_args(kind)
     if choices:
@@ -145,7 +200,7 @@ def _checked(group: type, key: str, name: str, value: object) -> Value:
         value = float(value)
     if type(value) is not kind:
         raise UsageError(f"{key} is {value!r}, expected {kind.__name__}")
-    least = 1 if name in _AT_LEAST_ONE else 0
-    if isinstance(value, int | float) and not least <= value < float("inf"):
-        raise UsageError(f"{key} is {value!r}, expected {least} or more")
+    allowed = _RANGES.get(key, _Range())
+    if isinstance(value, int | float) and value not in allowed:
+        raise UsageError(f"{key} is {value!r}, expected {allowed}")
     return value  # type: ignore[return-value]

@@ -1,5 +1,6 @@
 """Settings: one home, the same names everywhere, and no value of a wrong type."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -65,6 +66,66 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(name, value):
 def test_nothing_is_converted_silently(name, value):
     with pytest.raises(UsageError, match="expected"):
         Settings().with_values({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("cohort.wearables", [1, 500], [0, -1]),
+        ("cohort.controls", [1], [0]),
+        ("cohort.seed", [0, 2**32 - 1], [-1, 2**32]),
+        ("general.width", [1, 64], [0]),
+        ("general.smoothing_ms", [0.0, 1000.0], [-1.0, 1001.0]),
+        ("general.epochs", [1], [0, -3]),
+        ("general.batch_size", [1], [0]),
+        ("general.learning_rate", [1e-9], [0.0, -1e-3]),
+        ("general.weight_decay", [0.0], [-0.1]),
+        ("general.averaging", [0.0, 0.999], [1.0, -0.1]),
+        ("general.mixup", [0.0, 3.0], [-0.1]),
+        ("general.noise_sd", [0.0], [-0.1]),
+        ("general.gain_sd", [0.0], [-0.1]),
+        ("general.lead_dropout", [0.0, 0.9], [1.0, -0.1]),
+        ("general.dropout", [0.0, 0.9], [1.0, 1.5]),
+        ("general.max_segments", [0, 10], [-1]),
+        ("general.validation", [0.01, 0.99], [0.0, 1.0]),
+        ("personalisation.steps", [1], [0]),
+        ("personalisation.batch_size", [1], [0]),
+        ("personalisation.anchor_batch_size", [1], [0]),
+        ("personalisation.learning_rate", [1e-9], [0.0]),
+        ("personalisation.anchor_segments", [1], [0]),
+        ("personalisation.gate_segments", [1], [0]),
+        ("personalisation.anchor_weight", [0.0, 100.0], [-1.0]),
+        ("personalisation.budget", [0.0, 1.0], [-0.01, 1.01]),
+        ("personalisation.held_out", [0.01, 0.99], [0.0, 1.0]),
+        ("probe.control_segments", [1], [0]),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_what_was_seen_and_expected(name, allowed, refused):
+    for value in allowed:
+        assert Settings().with_values({name: value}).flat()[name] == value
+    for value in refused:
+        with pytest.raises(UsageError, match=rf"^{re.escape(name)} is {re.escape(repr(value))}, expected .*\d"):
+            Settings().with_values({name: value})
+
+
+@pytest.mark.parametrize("name", [name for name, value in FLAT.items() if isinstance(value, float)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_no_setting(name, value):
+    with pytest.raises(UsageError, match="expected"):
+        Settings().with_values({name: value})
+
+
+def test_a_range_is_told_in_words():
+    told = {
+        "general.width": (0, "1 or more"),
+        "general.learning_rate": (0.0, "more than 0"),
+        "general.validation": (1.0, "more than 0 and less than 1"),
+        "general.dropout": (1.0, "0 or more and less than 1"),
+        "personalisation.budget": (2.0, "0 or more and at most 1"),
+    }
+    for name, (value, words) in told.items():
+        with pytest.raises(UsageError, match=f"expected {words}$"):
+            Settings().with_values({name: value})
 
 
 def test_a_whole_number_is_a_number():
