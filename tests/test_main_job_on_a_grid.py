@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from enrolled import model_of, told, withdrawn
 from fleet import TINY, Fleet, copied, enrol, holding, traces
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -76,7 +77,7 @@ def rehearsed(tmp_path, rehearsed_home):
 def test_a_first_run_gives_every_wearable_a_personal_model(fleet):
     for patient in fleet.wearers():
         state = fleet.store(patient).state
-        row = fleet.registry.device(patient.slot)
+        row = told(fleet.registry, patient.slot)
         assert state.model != state.general
         assert (row.personal, row.bundle, row.general) == (state.model, state.bundle, state.general)
         files = contents(fleet.folder(patient))
@@ -120,7 +121,7 @@ def test_other_settings_of_personalisation_make_other_copies_from_the_same_gener
 
 
 def test_a_run_without_wearables_says_so(tmp_path, cohort_folder):
-    home = enrol(tmp_path / "home", cohort_folder, TINY.with_values({"cohort.wearables": 0})).home
+    home = enrol(tmp_path / "home", cohort_folder, replace(TINY, cohort=replace(TINY.cohort, wearables=0))).home
     fleet = Fleet(home)
     with pytest.raises(RunError, match="lethe patients add"):
         fleet.run()
@@ -185,7 +186,7 @@ def test_the_acknowledgement_says_what_was_erased(fleet):
     assert names == {"model.safetensors", "bundle.onnx", *(f"recordings/{record}.npz" for record in records)}
     assert (reply.before, reply.after, reply.general) == (before.model, before.general, before.general)
     assert fleet.registry.job(job.id).detail["segments_erased"] == reply.segments_erased
-    assert fleet.registry.device(patient.slot).personal == before.general
+    assert told(fleet.registry, patient.slot).personal == before.general
 
 
 # A withdrawal of one record
@@ -229,7 +230,8 @@ def test_the_run_after_a_withdrawal_changes_nothing_on_the_device(rehearsed):
 
 
 def test_a_copy_that_is_turned_down_after_a_withdrawal_is_told_as_turned_down_in_later_runs(fleet):
-    strict = fleet.settings.with_values({"personalisation.budget": -1.0})  # no copy is good enough
+    budget = replace(fleet.settings.personalisation, budget=-1.0)  # no copy is good enough
+    strict = replace(fleet.settings, personalisation=budget)
     patient = fleet.with_several_records()
     fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
     fleet.run(strict)
@@ -250,7 +252,7 @@ def test_a_method_that_is_not_exact_is_served_when_it_is_the_last_one(fleet):
     assert reply.served == "finetune"
     assert reply.after == reply.methods[1].after == fleet.store(patient).state.model
     assert reply.after not in (reply.before, reply.general, reply.methods[0].after)
-    assert fleet.registry.model(reply.after).lineage["method"] == "finetune"
+    assert model_of(fleet.registry, reply.after).lineage["method"] == "finetune"
 
 
 # Never again
@@ -258,14 +260,14 @@ def test_a_method_that_is_not_exact_is_served_when_it_is_the_last_one(fleet):
 
 def test_a_withdrawn_record_is_asked_of_no_device_again(rehearsed):
     patients = rehearsed.wearers()
-    withdrawn = {record for patient in patients for record in rehearsed.registry.withdrawn_records(patient.id)}
-    assert withdrawn
+    gone = {record for patient in patients for record in withdrawn(rehearsed.registry, patient.id)}
+    assert gone
     rehearsed.run()
     for message in rehearsed.grid.sent:
         if message.metadata.message_type == "train.personalise":
             asked = json.loads(message.content.config_records["payload"]["json"])["records"]
             assert asked
-            assert not withdrawn & set(asked)
+            assert not gone & set(asked)
 
 
 def test_a_withdrawal_before_the_first_run_is_never_trained_on(new_fleet):
@@ -294,7 +296,7 @@ def test_a_record_that_is_gone_from_consent_is_erased_even_when_no_job_said_so(f
 @pytest.mark.parametrize("role", ["corpus", "control"])
 def test_when_a_public_patient_withdraws_all_models_are_made_without_him(fleet, role):
     """Public segments travel to devices and stand in the package, so all of these must go."""
-    old = fleet.registry.models("general")[0].digest
+    old = fleet.registry.models()[0].digest
     wearer = fleet.wearer(0)
     fleet.registry.withdraw(wearer.id)  # his device makes no model any more, yet it holds public segments
     fleet.run()
@@ -310,7 +312,7 @@ def test_when_a_public_patient_withdraws_all_models_are_made_without_him(fleet, 
     assert (folder.name != old) == (role == "corpus")  # nothing was learnt from a control patient
     for patient in fleet.wearers():
         assert fleet.store(patient).state.general == folder.name
-    assert fleet.store(wearer).state.model == fleet.registry.device(wearer.slot).personal == folder.name
+    assert fleet.store(wearer).state.model == told(fleet.registry, wearer.slot).personal == folder.name
     assert set(run.probes) == {1, 2, 3}
     before = contents(fleet.workspace.models), devices_files(fleet)
     fleet.run()
@@ -526,7 +528,7 @@ def test_a_copy_is_not_entered_for_another_device(fleet):
     fleet.grid.apps[FIRST_NODE] = _answering("train.personalise", lambda m: Message(write(lie), reply_to=m))
     run = fleet.run()
     assert set(run.personal) == {1, 2, 3}
-    assert fleet.registry.device(3).personal == fleet.store(fleet.wearer(3)).state.model
+    assert told(fleet.registry, 3).personal == fleet.store(fleet.wearer(3)).state.model
 
 
 def test_a_device_that_fails_is_told_as_failed_with_its_reason_and_asked_again(fleet):
