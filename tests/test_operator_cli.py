@@ -324,7 +324,7 @@ def test_add_enrols_a_patient_and_says_what_happens_next(lethe, home, tmp_path):
         lethe("patients", "add", "999")
 
 
-def test_add_says_what_was_seen_in_a_record_that_is_left_out(lethe, tmp_path):
+def test_add_says_what_was_seen_in_a_record_that_is_left_out(home, tmp_path):
     write_cohort(tmp_path / "data", patients=3, seed=0)
     own: dict[str, list[Record]] = {}
     for record in index(tmp_path / "data").records:
@@ -333,11 +333,12 @@ def test_add_says_what_was_seen_in_a_record_that_is_left_out(lethe, tmp_path):
     patient, (bad, *others) = max(own.items(), key=lambda item: len(item[1]))
     assert others
     (tmp_path / "data" / f"{bad.path}.dat").unlink()
-    result = json.loads(lethe("patients", "add", patient, "--json"))
-    (told,) = [one for one in result["left_out"] if one["record"] == bad.id]
+    result = CliRunner(env={"LETHE_HOME": str(home)}).invoke(cli.patients, ["add", patient, "--json"])
+    (told,) = [one for one in json.loads(result.stdout)["left_out"] if one["record"] == bad.id]
     assert told["reason"] == "missing file"
     assert f"record {bad.id} has no file" in told["detail"]
     assert "expected it in" in told["detail"]
+    assert f"record {bad.id} is left out, missing file: {told['detail']}" in result.stderr.splitlines()
 
 
 def test_a_place_without_a_workspace_is_refused(lethe, tmp_path):
