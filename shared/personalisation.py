@@ -20,6 +20,7 @@ from shared.settings import Personalisation, Task
 from shared.training import Examples, apply, fit, hits, task_loss
 
 SplitKind = Literal["record", "time", "none"]
+Layers = Callable[[Tensor], Tensor]
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # of the tuned copy: how far the gate tries before it rolls back
 PAPER_LEARNING_RATE_SCALE = 0.1  # the paper: "decreasing the learning rate to avoid overwriting"
@@ -33,15 +34,11 @@ class Personal:
         model: the copy, or the general model's weights when it was not accepted.
         accepted: whether others lose no more than the budget.
         reason: why not, else "".
-        others_general: accuracy of the general model on the gate segments.
-        others_personal: accuracy of the tuned copy on them, accepted or not.
     """
 
     model: ResNet34
     accepted: bool
     reason: str
-    others_general: float
-    others_personal: float
 
 
 def personalise(general: ResNet34, own: Examples, public: Public, settings: Personalisation) -> Personal:
@@ -59,14 +56,14 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
         The personal model, or the general one with the reason.
     """
     if len(own) == 0:
-        return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from", 0.0, 0.0)
+        return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from")
     part = _trained_part(general, settings)
     features, gate = apply(part.frozen, own.segments), apply(part.frozen, public.gate.segments)
     held = None
     if settings.profile == "default":
         anchor = apply(part.frozen, public.anchor.segments)
         held = Held(anchor, apply(part.trained, anchor))
-    tuned = _descend(copy.deepcopy(general), features, own.labels, settings, steps=settings.steps, held=held)
+    tuned = _learn(copy.deepcopy(general), features, own.labels, settings, held=held)
 
     def others(model: ResNet34) -> float:
         logits = apply(_trained_part(model, settings).trained, gate)
@@ -77,9 +74,9 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
         model = between(general, tuned, strength)
         after = others(model)
         if not before - after > settings.budget:
-            return Personal(model, True, "", before, after)
+            return Personal(model, True, "")
     reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, by more than {settings.budget:.3f}"
-    return Personal(copy.deepcopy(general), False, reason, before, after)
+    return Personal(copy.deepcopy(general), False, reason)
 
 
 def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
@@ -93,10 +90,21 @@ def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
     return model
 
 
-def tune(model: ResNet34, examples: Examples, settings: Personalisation, *, steps: int) -> ResNet34:
-    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it."""
+def tune(model: ResNet34, examples: Examples, settings: Personalisation, *, epochs: int) -> ResNet34:
+    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it.
+
+    An epoch sees every one of N segments once, in a new order: `epochs` x ceil(N / batch_size) steps.
+    """
     features = apply(_trained_part(model, settings).frozen, examples.segments)
-    return _descend(model, features, examples.labels, settings, steps=steps, held=None)
+    generator = torch.Generator().manual_seed(settings.seed)
+    orders = [torch.randperm(len(features), generator=generator) for _ in range(epochs)]
+    batches = [rows for order in orders for rows in torch.split(order, settings.batch_size) if len(rows)]
+
+    def loss(trained: Layers, step: int) -> Tensor:
+        rows = batches[step]
+        return task_loss(trained(features[rows]), examples.labels[rows], model.task)
+
+    return _descend(model, settings, loss, steps=len(batches))
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,8 @@ class Held:
 class _Part:
     """A model under a profile: the frozen layers in front, what is trained behind them, and how fast."""
 
-    frozen: Callable[[Tensor], Tensor]
-    trained: Callable[[Tensor], Tensor]
+    frozen: Layers
+    trained: Layers
     parameters: list[nn.Parameter]
     learning_rate: float
 
@@ -124,37 +132,39 @@ def _trained_part(model: ResNet34, settings: Personalisation) -> _Part:
     return _Part(model.trunk, model.tail, model.tail_parameters(), settings.learning_rate)
 
 
-def _descend(
-    model: ResNet34,
-    features: Tensor,
-    labels: Tensor,
-    settings: Personalisation,
-    *,
-    steps: int,
-    held: Held | None,
+def _learn(
+    model: ResNet34, features: Tensor, labels: Tensor, settings: Personalisation, *, held: Held | None
 ) -> ResNet34:
-    """Train `model` in place on what its frozen layers made of N segments, and return it.
-
-    The frozen layers are evaluated once a segment, by the caller. BatchNorm keeps its statistics: seven segments
-    of one patient are no population.
-    """
-    part = _trained_part(model, settings)
+    """Train `model` in place on random batches of N segments, while `held` keeps it to the general model."""
     generator = torch.Generator().manual_seed(settings.seed)
-    model.eval().requires_grad_(False)
-    for parameter in part.parameters:
-        parameter.requires_grad_(True)
 
-    def loss(_: int) -> Tensor:
+    def loss(trained: Layers, _: int) -> Tensor:
         mine = _rows(len(features), settings.batch_size, generator)
         if held is None:
-            return task_loss(part.trained(features[mine]), labels[mine], model.task)
+            return task_loss(trained(features[mine]), labels[mine], model.task)
         public = _rows(len(held.features), settings.anchor_batch_size, generator)
-        logits = part.trained(torch.cat([features[mine], held.features[public]]))
+        logits = trained(torch.cat([features[mine], held.features[public]]))
         own, theirs = logits[: len(mine)], logits[len(mine) :]
         apart = distillation(theirs, held.logits[public], model.task)
         return task_loss(own, labels[mine], model.task) + settings.anchor_weight * apart
 
-    fit(part.parameters, loss, steps=steps, learning_rate=part.learning_rate, weight_decay=0.0)
+    return _descend(model, settings, loss, steps=settings.steps)
+
+
+def _descend(
+    model: ResNet34, settings: Personalisation, loss: Callable[[Layers, int], Tensor], *, steps: int
+) -> ResNet34:
+    """Train the layers of the profile in place; `loss` is told them and the step.
+
+    It works on what the frozen layers made of the segments, evaluated once a segment by the caller. BatchNorm
+    keeps its statistics: seven segments of one patient are no population.
+    """
+    part = _trained_part(model, settings)
+    model.eval().requires_grad_(False)
+    for parameter in part.parameters:
+        parameter.requires_grad_(True)
+    rate = part.learning_rate
+    fit(part.parameters, lambda step: loss(part.trained, step), steps=steps, learning_rate=rate, weight_decay=0.0)
     return model.requires_grad_(True)
 
 

@@ -39,7 +39,7 @@ TINY = Settings().with_values(
         "personalisation.anchor_segments": 24,
         "personalisation.gate_segments": 24,
         "personalisation.budget": 1.0,
-        "unlearning.steps": 8,
+        "unlearning.epochs": 3,
         "probe.control_segments": 24,
         "probe.epsilons_sd": "0,0.05",
     }

@@ -33,7 +33,7 @@ TINY = Settings().with_values(
         "personalisation.anchor_segments": 16,
         "personalisation.gate_segments": 16,
         "personalisation.budget": 1.0,
-        "unlearning.steps": 5,
+        "unlearning.epochs": 2,
         "unlearning.rehearsals": 2,
         "probe.epsilons_sd": "0,0.05",
         "probe.control_segments": 20,

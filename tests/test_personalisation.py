@@ -1,5 +1,7 @@
 """A personal copy: it learns its patient, leaves the general model alone, and gives way when others lose."""
 
+import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from shared.model import model_digest, to_bytes
 from shared.package import Public
 from shared.personalisation import accuracy, between, distillation, held_out_mask, personalise, tune
 from shared.settings import Personalisation
-from shared.training import Examples, task_loss
+from shared.training import Examples, apply, task_loss
 
 SETTINGS = Personalisation(steps=12, budget=1.0)
 
@@ -101,15 +103,14 @@ def test_a_copy_that_costs_others_more_than_the_budget_is_rolled_back(general, p
     made = personalise(general, own, harmful(general, public), settings)
     assert not made.accepted
     assert to_bytes(made.model) == to_bytes(general)
-    assert made.others_general == 1.0 > made.others_personal
-    assert f"from 1.000 to {made.others_personal:.3f}, by more than 0.000" in made.reason
+    assert re.search(r"from 1\.000 to 0\.\d{3}, by more than 0\.000", made.reason)
 
 
 def test_the_same_copy_is_accepted_by_a_budget_as_large_as_the_loss(general, public, own):
     settings = replace(SETTINGS, learning_rate=0.5, anchor_weight=0.0, steps=30)
     gate = harmful(general, public)
     full = personalise(general, own, gate, replace(settings, budget=1.0))
-    lost = full.others_general - full.others_personal
+    lost = accuracy(general, gate.gate) - accuracy(full.model, gate.gate)
     assert lost > 0
     at, below = (personalise(general, own, gate, replace(settings, budget=lost + d)) for d in (1e-6, -1e-6))
     assert to_bytes(at.model) == to_bytes(full.model)
@@ -138,11 +139,29 @@ def test_between_runs_from_the_general_to_the_tuned_model(general, public, own):
     torch.testing.assert_close(half.head.weight, (general.head.weight + tuned.head.weight) / 2)
 
 
-def test_steps_of_zero_change_nothing(general, own):
-    import copy
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 50])
+def test_an_epoch_of_tuning_sees_every_segment_once(general, own, epochs, batch_size):
+    model, seen = copy.deepcopy(general), []
+    tail = model.tail
 
-    tuned = tune(copy.deepcopy(general), own, SETTINGS, steps=0)
-    assert to_bytes(tuned) == to_bytes(general)
+    def watched(features):
+        seen.append(features)
+        return tail(features)
+
+    model.tail = watched
+    tune(model, own, replace(SETTINGS, batch_size=batch_size), epochs=epochs)
+    assert len(seen) == epochs * -(-len(own) // batch_size)
+    expected = sorted(apply(general.trunk, own.segments).flatten(1).sum(1).tolist())
+    rows = torch.cat(seen).flatten(1).sum(1).split(len(own))
+    assert len(rows) == epochs
+    for epoch in rows:
+        assert sorted(epoch.tolist()) == pytest.approx(expected)
+    assert len({tuple(epoch.tolist()) for epoch in rows}) == epochs  # in another order each time
+
+
+def test_tuning_on_nothing_changes_nothing(general):
+    assert to_bytes(tune(copy.deepcopy(general), Examples.empty(), SETTINGS, epochs=2)) == to_bytes(general)
 
 
 sizes = st.lists(st.integers(1, 10), max_size=6)

@@ -19,7 +19,7 @@ class Case:
         forget: the segments to be forgotten, S.
         public: anchor and gate; the anchor stands for the corpus's share of the retain set.
         personalisation: how `personal` was made.
-        unlearning: how long to unlearn.
+        unlearning: how many epochs an approximate method takes.
     """
 
     general: ResNet34

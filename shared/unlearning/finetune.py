@@ -2,7 +2,7 @@
 
 Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set,
 what the patient keeps and the corpus's share, for which the anchor stands. Guarantee: none.
-Cost: about one personalisation.
+Cost: so many steps as the epochs over the retain set have, about as many as one personalisation.
 """
 
 import copy
@@ -16,4 +16,4 @@ from shared.unlearning.case import Case
 def unlearn(case: Case) -> ResNet34:
     """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
     retain = join([case.retain, case.public.anchor])
-    return tune(copy.deepcopy(case.personal), retain, case.personalisation, steps=case.unlearning.steps)
+    return tune(copy.deepcopy(case.personal), retain, case.personalisation, epochs=case.unlearning.epochs)
