@@ -4,6 +4,7 @@ What is done stands in `client/device.py` and `client/forgetting.py`. An expecte
 status, not an exception.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -34,9 +35,10 @@ app = ClientApp()
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Tell slot, pseudonym, digests and code."""
-    store = _store(context)
-    pseudonym = _feed(context).pseudonym
+    """Tell slot, pseudonym, digests and code, whatever is damaged: who does not answer is not asked to forget."""
+    store, pseudonym = _store(context), ""
+    with suppress(DataError):
+        pseudonym = _feed(context).pseudonym
     identity = Identity(_slot(context), pseudonym, store.package, store.state.model, code_version())
     return Message(write(identity), reply_to=message)
 

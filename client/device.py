@@ -63,7 +63,10 @@ class Own:
 def make_personal(
     store: Store, feed: Feed, request: PersonaliseRequest, *, slot: int, blobs: Mapping[str, bytes]
 ) -> PersonaliseReply:
-    """Bring recordings and general model up to date and make the personal model, unless it is there already."""
+    """Bring recordings and general model up to date and make the personal model, unless it is there already.
+
+    What an unlearning method served stays in use, exact or not, until general model, records or settings change.
+    """
     if blobs:
         store.install(Package.from_blobs(blobs, expected=request.general))
     if store.package != request.package:
@@ -73,10 +76,10 @@ def make_personal(
     if not recordings:
         return _serve_general(store, request.general, slot=slot, left_out=left_out)
     began = time.perf_counter()
-    general, public = load_general(store.general_folder(request.general))
+    general, public = open_general(store, request.general)
     own = Own.of(recordings, held_out=request.settings.held_out)
     wanted = recipe(request.general, recordings, request.settings)
-    if store.state.recipe != wanted:
+    if store.state.made_of != wanted or not store.whole:
         made = personalise(general, own.training, public, request.settings)
         state = State(general=request.general, recipe=wanted, reason=made.reason)
         store.apply(change_to(store, made.model, state, check=own.all.segments))
@@ -89,7 +92,7 @@ def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
     state = store.state
     if not state.model:
         return ProbeReply(slot, "refused", "there is no model on the device")
-    general, public = load_general(store.general_folder(state.general))
+    general, public = open_general(store, state.general)
     personal = load(store.model_path)
     own = Own.of(store.recordings(), held_out=request.held_out)
 
@@ -100,6 +103,17 @@ def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
     return ProbeReply(
         slot, "ok", member=group(own.training), held_out=group(own.held_out), control=group(public.control)
     )
+
+
+def open_general(store: Store, version: str) -> tuple[ResNet34, Public]:
+    """Return a general model of the device, weights checked, and its public segments.
+
+    Raises:
+        DataError: the package is incomplete or damaged.
+    """
+    folder = store.general_folder(version)
+    Package.open(folder)
+    return load_general(folder)
 
 
 def change_to(store: Store, model: ResNet34, state: State, *, check: Tensor) -> Change:
@@ -140,8 +154,8 @@ def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[
 
 def _serve_general(store: Store, general: str, *, slot: int, left_out: Mapping[str, int]) -> PersonaliseReply:
     """Without a record, serve the general model of this version in place of whatever model was in use."""
-    if store.state.model and store.state.model != general:
-        model, public = load_general(store.general_folder(general))
+    if store.state.model and (store.state.model != general or not store.whole):
+        model, public = open_general(store, general)
         store.apply(change_to(store, model, State(general=general), check=public.gate.segments))
     state, reason = store.state, "no usable record to learn from"
     return PersonaliseReply(slot, "refused", reason, personal=state.model, bundle=state.bundle, left_out=left_out)

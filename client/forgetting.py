@@ -1,11 +1,13 @@
 """What a device does when its patient withdraws: measure every method, serve one, erase, acknowledge.
 
 The forgotten segments are needed once more, to measure what is left of them; they are erased in the same step
-that puts the unlearned model in use, and nothing about single segments stays in the answer that is kept.
+that puts the unlearned model in use, and nothing about single segments stays in the answer that is kept. Erasing
+depends on nothing: where a model, a package or a method fails, the general model takes the personal one's place,
+or no model does, and the answer says what could not be measured.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,18 +15,21 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from client.device import Own, accuracy_or_none, change_to, compare
+from client.device import Own, accuracy_or_none, change_to, compare, open_general
 from client.sensor import Recording
-from client.store import Change, State, Store, recipe
+from client.store import BUNDLE, Change, State, Store, recipe
+from shared.errors import DataError, LetheError
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
-from shared.package import load_general
+from shared.package import MODEL
 from shared.probing import probe
 from shared.training import Examples
 from shared.unlearning import EXACT, METHODS
 from shared.unlearning.case import Case
 
+REMADE = "the general model is being remade"
 TURNED_DOWN = "others would lose more than the budget by a copy made of what is kept"
+_REPLY = TypeAdapter(UnlearnReply)
 
 
 @dataclass(frozen=True)
@@ -33,48 +38,48 @@ class Withdrawal:
 
     Attributes:
         case: what the unlearning methods are given.
-        held_out: the patient's held-out segments by which methods are compared.
-        gone: ids of the records that are forgotten.
+        held_out: the patient's segments by which methods are compared: neither the personal nor the unlearned
+            model was made of them.
         kept: the recordings that stay.
     """
 
     case: Case
     held_out: Examples
-    gone: tuple[str, ...]
     kept: tuple[Recording, ...]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What becomes of the model in use, and what is told of it.
+
+    Attributes:
+        change: what takes the model's place.
+        served: the method that made it, "" for none.
+        methods: what was measured.
+        reason: why nothing was, else "".
+    """
+
+    change: Change
+    served: str = ""
+    methods: tuple[MethodOutcome, ...] = ()
+    reason: str = ""
 
 
 def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
     """Forget what the request names and answer with what changed; asked again, answer the same."""
-    if (earlier := store.answer(request.job)) is not None:
-        return TypeAdapter(UnlearnReply).validate_json(earlier)
-    state = store.state
-    if not state.model:
-        return _erase_only(store, request, slot=slot)
-    withdrawal = _prepare(store, state, request)
-    models = {}
-    outcomes = []
-    for method in request.methods:
-        began = time.perf_counter()
-        models[method] = METHODS[method](withdrawal.case)
-        outcomes.append(_measure(method, models[method], withdrawal, request, seconds=time.perf_counter() - began))
-    return _serve(store, models[request.methods[-1]], outcomes, withdrawal, request, slot=slot)
-
-
-def _erase_only(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
-    """Answer for a device that never made a model: there is nothing to unlearn, only to erase."""
+    if (earlier := _earlier(store, request.job)) is not None:
+        return earlier
     gone = _named(store, request)
-    files = store.sizes([f"recordings/{record}.npz" for record in gone])
-    count = _count(store, gone)
-    erased = tuple(ErasedFile(name, size) for name, size in files.items())
-    reply = UnlearnReply(request.job, slot, "ok", segments_erased=count, erased=erased, unlearned_at=_now())
-    text = TypeAdapter(UnlearnReply).dump_json(reply).decode()
-    store.apply(Change(store.state, erase=gone, answer=(request.job, text)))
-    return reply
+    return _carry_out(store, _effect(store, request, gone), request, gone, slot=slot)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _earlier(store: Store, job: str) -> UnlearnReply | None:
+    """Return what was answered to the job, if that can be read; forgetting once more does no harm."""
+    try:
+        text = store.answer(job)
+        return None if text is None else _REPLY.validate_json(text)
+    except ValueError:
+        return None
 
 
 def _named(store: Store, request: UnlearnRequest) -> tuple[str, ...]:
@@ -83,25 +88,71 @@ def _named(store: Store, request: UnlearnRequest) -> tuple[str, ...]:
     return here if request.scope == "patient" else tuple(record for record in here if record in request.records)
 
 
-def _prepare(store: Store, state: State, request: UnlearnRequest) -> Withdrawal:
-    """Sort the patient's segments into forgotten, retained and held out."""
-    gone, recordings, share = _named(store, request), store.recordings(), request.personalisation.held_out
+def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
+    """Unlearn, or find what takes the model's place without training."""
+    if not store.state.model and not store.model_path.exists():  # it never made one: there is only data to erase
+        return Effect(Change(store.state), reason="" if request.retrain else REMADE)
+    if not request.retrain:
+        return Effect(_without_training(store), reason=REMADE)
+    try:
+        return _unlearn(store, request, gone)
+    except Exception as error:  # whatever it is, the data must go
+        seen = str(error) if isinstance(error, LetheError) else f"{type(error).__name__}: {error}"
+        return Effect(_without_training(store), reason=f"nothing could be measured: {seen}")
+
+
+def _without_training(store: Store) -> Change:
+    """Serve a general model whose package is sound, or nothing; either way the next copy is made anew."""
+    for package in store.packages():
+        try:
+            general, public = open_general(store, package.digest)
+            return change_to(store, general, State(general=package.digest), check=public.gate.segments)
+        except Exception:  # the package is not sound after all
+            continue
+    return Change(State())
+
+
+def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
+    """Measure every method on the model in use and serve the last one's."""
+    withdrawal = _prepare(store, request, gone)
+    model, outcomes = withdrawal.case.general, []
+    for method in request.methods:
+        began = time.perf_counter()
+        model = METHODS[method](withdrawal.case)
+        outcomes.append(_measure(method, model, withdrawal, request, seconds=time.perf_counter() - began))
+    change = _serve(store, model, withdrawal, request)
+    return Effect(change, served=request.methods[-1], methods=tuple(outcomes))
+
+
+def _prepare(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Withdrawal:
+    """Sort the patient's segments into forgotten, retained and held out.
+
+    Raises:
+        DataError: the model in use or the general model is damaged.
+    """
+    if store.digests().get(MODEL) != store.state.model:
+        raise DataError(f"{store.model_path} is missing or damaged, or it is not known which model it is")
+    recordings, share = store.recordings(), request.personalisation.held_out
     before = Own.of(recordings, held_out=share)
     forgotten = _from_records(before, gone)
     members = ~before.held & forgotten
     kept = tuple(recording for recording in recordings if recording.id not in gone)
-    general, public = load_general(store.general_folder(state.general))
+    after = Own.of(kept, held_out=share)
+    general, public = open_general(store, store.state.general)
     case = Case(
         general=general,
         personal=load(store.model_path),
-        retain=Own.of(kept, held_out=share).training,
+        retain=after.training,
         forget=before.all[members if members.any() else forgotten],
         public=public,
         personalisation=request.personalisation,
         unlearning=request.unlearning,
     )
-    held_out = before.held_out if request.scope == "patient" else before.all[before.held & ~forgotten]
-    return Withdrawal(case, held_out, gone, kept)
+    never_seen = before.held.clone()
+    never_seen[~forgotten] &= after.held  # fewer records are split anew
+    if request.scope == "records":
+        never_seen &= ~forgotten
+    return Withdrawal(case, before.all[never_seen], kept)
 
 
 def _from_records(own: Own, records: Collection[str]) -> torch.Tensor:
@@ -138,44 +189,47 @@ def _accuracies(case: Case, unlearned: ResNet34, segments: Examples) -> Accuraci
     return Accuracies(len(segments), general, personal, later)
 
 
-def _serve(
-    store: Store,
-    model: ResNet34,
-    outcomes: Sequence[MethodOutcome],
-    withdrawal: Withdrawal,
-    request: UnlearnRequest,
-    *,
-    slot: int,
+def _serve(store: Store, model: ResNet34, withdrawal: Withdrawal, request: UnlearnRequest) -> Change:
+    """Return the change that puts the unlearned model in use.
+
+    A model of a method that is not exact may still hold what is forgotten, so its recipe names the method. It
+    stays in use until the general model, the records or the settings change: `client.device.make_personal`.
+    """
+    general, kept, method = store.state.general, withdrawal.kept, request.methods[-1]
+    made_of = recipe(general, kept, request.personalisation) if kept else ""
+    turned_down = bool(kept) and model_digest(model) == general
+    state = State(
+        general=general,
+        recipe=made_of if method in EXACT else f"{method}:{made_of}",
+        reason=TURNED_DOWN if turned_down else "",
+    )
+    check = torch.cat([withdrawal.case.public.gate.segments, withdrawal.case.retain.segments])
+    return change_to(store, model, state, check=check)
+
+
+def _carry_out(
+    store: Store, effect: Effect, request: UnlearnRequest, gone: tuple[str, ...], *, slot: int
 ) -> UnlearnReply:
-    """Put the unlearned model in use and erase what must go, in one step that survives a crash."""
-    before, case = store.state, withdrawal.case
-    made_of = recipe(before.general, withdrawal.kept, request.personalisation) if withdrawal.kept else ""
-    turned_down = bool(withdrawal.kept) and model_digest(model) == before.general
-    state = State(general=before.general, recipe=made_of, reason=TURNED_DOWN if turned_down else "")
-    check = torch.cat([case.public.gate.segments, case.retain.segments])
-    change = change_to(store, model, state, check=check)
-    gone = [f"recordings/{record}.npz" for record in withdrawal.gone]
-    replaced = ["model.safetensors", "bundle.onnx"] if change.state.model != before.model else []
+    """Replace the model and erase what must go, in one step that survives a crash, and say so."""
+    before, after = store.state, effect.change.state
+    now = {MODEL: after.model, BUNDLE: after.bundle}
+    replaced = [name for name, digest in store.digests().items() if digest != now[name]]
+    files = store.sizes([*(f"recordings/{record}.npz" for record in gone), *replaced])
     reply = UnlearnReply(
         job=request.job,
         slot=slot,
         status="ok",
-        served=request.methods[-1],
-        general=before.general,
+        reason=effect.reason,
+        served=effect.served,
+        general=after.general,
         before=before.model,
-        after=change.state.model,
-        bundle=change.state.bundle,
-        segments_erased=_count(store, withdrawal.gone),
-        erased=tuple(ErasedFile(name, size) for name, size in store.sizes([*gone, *replaced]).items()),
-        methods=tuple(outcomes),
-        unlearned_at=_now(),
+        after=after.model,
+        bundle=after.bundle,
+        segments_erased=store.segments(gone),
+        erased=tuple(ErasedFile(name, size) for name, size in files.items()),
+        methods=effect.methods,
+        unlearned_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    outline = replace(reply, methods=tuple(replace(each, before_groups={}, after_groups={}) for each in outcomes))
-    text = TypeAdapter(UnlearnReply).dump_json(outline).decode()
-    store.apply(replace(change, erase=withdrawal.gone, answer=(request.job, text)))
+    kept = replace(reply, methods=tuple(replace(each, before_groups={}, after_groups={}) for each in effect.methods))
+    store.apply(replace(effect.change, erase=gone, answer=(request.job, _REPLY.dump_json(kept).decode())))
     return reply
-
-
-def _count(store: Store, records: Collection[str]) -> int:
-    """Return how many segments the named recordings hold."""
-    return sum(len(recording.segments) for recording in store.recordings() if recording.id in records)

@@ -10,26 +10,32 @@
       staged.json                  a change that is decided and being carried out
 
 A change is staged, decided by one rename and then carried out; whoever opens the folder after a crash first
-carries out what was decided. Files are replaced atomically and flushed.
+carries out what was decided. Files are replaced atomically and flushed. Should state.json be unreadable all the
+same, the device counts as empty; should staged.json be, the change counts as never decided and the device as empty.
+Then the models are made anew, and the server, which got no answer, asks again for what is to be erased.
 """
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from client.sensor import Recording
 from shared.errors import DataError
 from shared.files import flush_folder, write_atomically
+from shared.model import digest
 from shared.package import MODEL, Package
 from shared.training import Examples
 
+BUNDLE = "bundle.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -39,7 +45,8 @@ class State:
 
     Attributes:
         general, model, bundle: digests; `model` equals `general` when the general model is served.
-        recipe: digest of all that the model was made of, "" for none.
+        recipe: digest of all that the model was made of, "" for none; "<method>:" in front says that this
+            unlearning method, which is not exact, was given it and guarantees nothing.
         reason: why a personal copy was not accepted, else "".
     """
 
@@ -49,13 +56,18 @@ class State:
     recipe: str = ""
     reason: str = ""
 
+    @property
+    def made_of(self) -> str:
+        """Return the recipe without the method; a model stays in use as long as this is what is wanted."""
+        return self.recipe.rpartition(":")[2]
+
 
 @dataclass(frozen=True)
 class Change:
     """What replaces the model in use, and what goes.
 
     Attributes:
-        state: the state afterwards.
+        state: the state afterwards; without a model, the files of the one before are removed.
         model, bundle: the bytes of the new files; b"" leaves what is there.
         erase: ids of recordings to erase.
         answer: name and text of an answer to keep, so that a repeated request gets it again.
@@ -66,6 +78,19 @@ class Change:
     bundle: bytes = b""
     erase: tuple[str, ...] = ()
     answer: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What staged.json holds: a change without its files, and which general model's package it leaves without use."""
+
+    state: State
+    erase: tuple[str, ...]
+    answer: tuple[str, str] | None
+    drop: str
+
+
+_STATE, _DECISION = TypeAdapter(State), TypeAdapter(_Decision)
 
 
 class Store:
@@ -82,36 +107,50 @@ class Store:
 
     @property
     def state(self) -> State:
-        """Return what is in use."""
-        path = self.folder / "state.json"
-        if not path.exists():
-            return State()
+        """Return what is in use; nothing, where there is no state that can be read."""
         try:
-            return State(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}); remove the device's folder and run again") from error
+            return _STATE.validate_json((self.folder / "state.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return State()
+
+    @property
+    def whole(self) -> bool:
+        """Return whether model and bundle are, byte for byte, those of the state."""
+        state = self.state
+        return self.digests() == {MODEL: state.model, BUNDLE: state.bundle}
+
+    def digests(self) -> Mapping[str, str]:
+        """Return the digests of the model and bundle that are here, by file name."""
+        paths = [path for path in (self.model_path, self.bundle_path) if path.exists()]
+        return {path.name: digest(path.read_bytes()) for path in paths}
 
     @property
     def model_path(self) -> Path:
         """Return the file of the model in use."""
-        return self.folder / "model.safetensors"
+        return self.folder / MODEL
 
     @property
     def bundle_path(self) -> Path:
         """Return its ONNX file."""
-        return self.folder / "bundle.onnx"
+        return self.folder / BUNDLE
 
-    def general_folder(self, digest: str) -> Path:
+    def general_folder(self, version: str) -> Path:
         """Return the folder of a general model's package."""
-        return self.folder / "general" / _safe(digest)
+        return self.folder / "general" / _safe(version)
 
     @property
     def package(self) -> str:
-        """Return the fingerprint of the newest package of a general model that is here, whole, or "" for none."""
-        used = self.state.general
-        whole = [folder for folder in (self.folder / "general").iterdir() if (folder / MODEL).exists()]
-        newest = sorted(whole, key=lambda folder: folder.name == used)  # the one in use is the older of two
-        return Package.open(newest[0]).fingerprint if newest else ""
+        """Return the fingerprint of the newest package of a general model that is sound, or "" for none."""
+        sound = self.packages()
+        return sound[-1].fingerprint if sound else ""
+
+    def packages(self) -> list[Package]:
+        """Return the packages whose weights are sound; the one in use first, because it is the older of two."""
+        used, sound = self.state.general, []
+        for folder in sorted((self.folder / "general").iterdir(), key=lambda folder: folder.name != used):
+            with suppress(DataError):
+                sound.append(Package.open(folder))
+        return sound
 
     def install(self, package: Package) -> None:
         """Keep a general model's package; the one in use stays until `apply` replaces its model."""
@@ -135,12 +174,21 @@ class Store:
             write_atomically(self._recording(recording.id), buffer.getvalue())
 
     def recordings(self) -> list[Recording]:
-        """Return the recordings that are here, oldest first."""
-        found = []
-        for record in self.record_ids():
-            with np.load(self._recording(record), allow_pickle=False) as data:
-                found.append(Recording(record, str(data["recorded_at"]), data["segments"], data["labels"]))
-        return sorted(found, key=lambda recording: (recording.recorded_at, recording.id))
+        """Return the recordings that are here, oldest first; without dates, in the order in which ids are given.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        found = [self._read(record) for record in self.record_ids()]
+        return sorted(found, key=lambda recording: (recording.recorded_at, len(recording.id), recording.id))
+
+    def segments(self, records: Iterable[str]) -> int:
+        """Return how many segments the named recordings hold, as far as they can be read."""
+        count = 0
+        for record in records:
+            with suppress(DataError):
+                count += len(self._read(record).segments)
+        return count
 
     def erase(self, records: Iterable[str]) -> None:
         """Remove recordings for good."""
@@ -162,8 +210,8 @@ class Store:
             write_atomically(self.folder / "staged.safetensors", change.model)
             write_atomically(self.folder / "staged.onnx", change.bundle)
         replaced = self.state.general if self.state.general != change.state.general else ""
-        decided = {"state": asdict(change.state), "erase": change.erase, "answer": change.answer, "drop": replaced}
-        write_atomically(self.folder / "staged.json", json.dumps(decided).encode())
+        decided = _Decision(change.state, change.erase, change.answer, replaced)
+        write_atomically(self.folder / "staged.json", _DECISION.dump_json(decided))
         self._finish()
 
     def _finish(self) -> None:
@@ -172,17 +220,23 @@ class Store:
         if not staged.exists():
             _remove(self.folder.glob("staged.*"))
             return
-        decided = json.loads(staged.read_text())
+        try:
+            decided = _DECISION.validate_json(staged.read_bytes())
+        except ValueError:
+            _remove([*self.folder.glob("staged.*"), self.folder / "state.json"])
+            return
         for name, final in (("staged.safetensors", self.model_path.name), ("staged.onnx", self.bundle_path.name)):
             if (self.folder / name).exists():
                 (self.folder / name).replace(self.folder / final)
-        self.erase(decided["erase"])
-        if decided["answer"] is not None:
-            job, text = decided["answer"]
+        if not decided.state.model:
+            _remove([self.model_path, self.bundle_path])
+        self.erase(decided.erase)
+        if decided.answer is not None:
+            job, text = decided.answer
             write_atomically(self.folder / "answers" / f"{_safe(job)}.json", text.encode())
-        write_atomically(self.folder / "state.json", json.dumps(decided["state"]).encode())
-        if decided["drop"]:
-            self._drop_generals({folder.name for folder in (self.folder / "general").iterdir()} - {decided["drop"]})
+        write_atomically(self.folder / "state.json", _STATE.dump_json(decided.state))
+        if decided.drop:
+            self._drop_generals({folder.name for folder in (self.folder / "general").iterdir()} - {decided.drop})
         _remove([staged])
 
     def _drop_generals(self, keep: Collection[str]) -> None:
@@ -193,16 +247,24 @@ class Store:
                 _remove(folder.iterdir())
                 folder.rmdir()
 
+    def _read(self, record: str) -> Recording:
+        path = self._recording(record)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+                return Recording(record, str(data["recorded_at"]), data["segments"], data["labels"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path} is damaged ({error}); remove it and run again to have it recorded") from error
+
     def _recording(self, record: str) -> Path:
         return self.folder / "recordings" / f"{_safe(record)}.npz"
 
 
 def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:
     """Return a digest of everything a personal model depends on."""
-    digest = hashlib.sha256(f"{general}{settings!r}".encode())
+    made_of = hashlib.sha256(f"{general}{settings!r}".encode())
     for recording in recordings:
-        digest.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
-    return digest.hexdigest()
+        made_of.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
+    return made_of.hexdigest()
 
 
 def examples(recording: Recording) -> Examples:

@@ -125,13 +125,15 @@ def unlearn(
     run: str,
     answer_s: float,
     tell: Tell,
+    retrain: bool = True,
 ) -> dict[str, UnlearnReply]:
     """Push unlearning rounds, one job a device at a time: job id -> the device's acknowledgement."""
     answers: dict[str, UnlearnReply] = {}
     waiting = list(jobs)
     while waiting:
         first = {job.slot: job for job in reversed(waiting)}
-        requests = {devices[slot][0]: partial(write, _unlearn_request(job, settings)) for slot, job in first.items()}
+        asked = {slot: _unlearn_request(job, settings, retrain=retrain) for slot, job in first.items()}
+        requests = {devices[slot][0]: partial(write, request) for slot, request in asked.items()}
         done = len(answers)
         found = _ask(
             grid,
@@ -148,7 +150,7 @@ def unlearn(
     return answers
 
 
-def _unlearn_request(job: Job, settings: Settings) -> UnlearnRequest:
+def _unlearn_request(job: Job, settings: Settings, *, retrain: bool) -> UnlearnRequest:
     return UnlearnRequest(
         job=job.id,
         scope=job.scope,
@@ -157,6 +159,7 @@ def _unlearn_request(job: Job, settings: Settings) -> UnlearnRequest:
         personalisation=settings.personalisation,
         unlearning=settings.unlearning,
         epsilons_sd=numbers(settings.probe.epsilons_sd),
+        retrain=retrain,
     )
 
 

@@ -34,6 +34,7 @@ class Identity:
     """A device's answer: who it is, what it holds and which code it runs.
 
     Attributes:
+        pseudonym: "" when its feed cannot be read.
         package: fingerprint of the general model's package on the device, "" for none.
         personal: digest of the model in use, "" for none.
     """
@@ -75,7 +76,7 @@ class PersonaliseReply:
         records, train_segments, held_out_segments: what the device holds.
         split: how training and held-out segments were told apart.
         own_general, own_personal: accuracy on the held-out segments, None when there are none.
-        others_general, others_personal: accuracy on the gate segments.
+        others_general, others_personal: accuracy on the public control segments.
         left_out: reasons for which records were left out, with counts.
         parity: largest difference of ONNX Runtime's and torch's probabilities.
         seconds: what making the model took; what was found made already took less.
@@ -145,6 +146,8 @@ class UnlearnRequest:
         scope: "patient" empties the device, "records" keeps the rest.
         records: what is forgotten.
         methods: names of `shared.unlearning.METHODS`.
+        retrain: whether a model may be made; False while the general model itself holds withdrawn data, then the
+            device only erases and serves the general model until it gets a new one.
     """
 
     job: str
@@ -154,6 +157,7 @@ class UnlearnRequest:
     personalisation: Personalisation
     unlearning: Unlearning
     epsilons_sd: tuple[float, ...]
+    retrain: bool
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,15 @@ class ErasedFile:
 
 @dataclass(frozen=True)
 class UnlearnReply:
-    """The device's acknowledgement: what is served now, and what is gone."""
+    """The device's acknowledgement: what is served now, and what is gone.
+
+    Attributes:
+        status: "ok" when the records are gone, also when nothing could be measured; then `methods` is empty.
+        reason: why nothing was measured, or why the device refused, else "".
+        served: the method whose model is in use, "" when the general model or none took the place of the old one.
+        general, after, bundle: digests of the general model, the model in use and its ONNX file, "" for none.
+        before: digest of the model that was in use.
+    """
 
     job: str
     slot: int

@@ -253,6 +253,10 @@ def test_a_method_that_is_not_exact_is_served_when_it_is_the_last_one(fleet):
     assert reply.after == reply.methods[1].after == fleet.store(patient).state.model
     assert reply.after not in (reply.before, reply.general, reply.methods[0].after)
     assert model_of(fleet.registry, reply.after).lineage["method"] == "finetune"
+    assert fleet.store(patient).state.recipe.startswith("finetune:")
+    before = devices_files(fleet)
+    fleet.run()
+    assert devices_files(fleet) == before
 
 
 # Never again
@@ -533,17 +537,31 @@ def test_a_copy_is_not_entered_for_another_device(fleet):
 
 def test_a_device_that_fails_is_told_as_failed_with_its_reason_and_asked_again(fleet):
     patient = fleet.wearer(0)
-    model = fleet.folder(patient) / "model.safetensors"
-    whole = model.read_bytes()
-    model.write_bytes(whole[:1000])
     fleet.registry.withdraw(patient.id)
-    fleet.run()
     (job,) = fleet.registry.jobs()
-    assert job.state == "FAILED"
-    assert "model.safetensors is not a model file" in job.detail["reason"]
-    model.write_bytes(whole)
+    full = UnlearnReply(job.id, patient.slot, "refused", "no space left")
+    fleet.grid.apps[FIRST_NODE] = _answering("train.unlearn", lambda m: Message(write(full), reply_to=m))
+    fleet.run()
+    assert fleet.registry.job(job.id).state == "FAILED"
+    assert fleet.registry.job(job.id).detail["reason"] == "no space left"
+    fleet.grid.apps.clear()
     fleet.run()
     assert fleet.registry.job(job.id).state == "UNLEARNED"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bundle.onnx", "state.json", "staged.json", "feed"])
+def test_a_damaged_device_forgets_all_the_same(fleet, name):
+    patient = fleet.wearer(0)
+    folder, needles = fleet.folder(patient), waveforms(fleet, fleet.records(patient))
+    old = (folder / "model.safetensors").read_bytes()
+    (fleet.workspace.feed(patient.slot) if name == "feed" else folder / name).write_bytes(old[:1000])
+    fleet.registry.withdraw(patient.id)
+    (job,) = fleet.registry.jobs()
+    fleet.run()
+    assert fleet.registry.job(job.id).state == "UNLEARNED"
+    assert holding(folder, [*needles, old]) == []
+    state = fleet.store(patient).state
+    assert state.model == state.general == told(fleet.registry, patient.slot).personal
 
 
 def test_a_record_that_the_device_never_had_is_forgotten_too(fleet):
@@ -628,6 +646,7 @@ def test_a_job_name_that_would_leave_the_folder_is_refused(fleet):
         personalisation=settings.personalisation,
         unlearning=settings.unlearning,
         epsilons_sd=(0.0,),
+        retrain=True,
     )
     message = Message(write(request), dst_node_id=FIRST_NODE, message_type="train.unlearn")
     (reply,) = fleet.grid.send_and_receive([message])

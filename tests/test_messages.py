@@ -71,6 +71,7 @@ PAYLOADS = {
         personalisation=st.just(Personalisation()),
         unlearning=st.just(Unlearning()),
         epsilons_sd=st.lists(numbers).map(tuple),
+        retrain=st.booleans(),
     ),
     UnlearnReply: st.builds(
         UnlearnReply,

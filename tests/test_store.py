@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,11 +237,104 @@ def test_a_name_that_is_no_file_s_name_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == [tmp_path / "device"]
 
 
-def test_a_damaged_state_is_said(tmp_path):
+def test_without_dates_recordings_are_in_the_order_in_which_ids_are_given(tmp_path):
+    store = Store(tmp_path)
+    for name in ("11411", "8133", "00017", "2"):
+        store.add([replace(recording(name), recorded_at="")])
+    assert [found.id for found in store.recordings()] == ["2", "8133", "00017", "11411"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"model": 1}', b"\xff\x00"])
+def test_a_device_with_a_damaged_state_counts_as_empty(tmp_path, content):
+    filled(tmp_path)
+    (tmp_path / "state.json").write_bytes(content)
+    store = Store(tmp_path)
+    assert store.state == State()
+    assert store.package == package(b"g").fingerprint
+    assert not store.whole
+    store.apply(change())
+    assert store.state == change().state
+
+
+@pytest.mark.parametrize("content", [b"", b'{"state": {}', b"[]", b'{"state": 3, "erase": [], "answer": null}'])
+def test_a_damaged_decision_does_not_brick_the_device(tmp_path, content):
+    before = filled(tmp_path)
+    (tmp_path / "staged.json").write_bytes(content)
+    (tmp_path / "staged.onnx").write_bytes(b"new")
+    store = Store(tmp_path)
+    assert (store.state, store.package, store.record_ids()) == (State(), before.package, ("r1", "r2"))
+    assert not list(tmp_path.glob("staged.*"))
+    assert Store(tmp_path).state == State()
+
+
+def spoilt(folder: Path, name: str) -> None:
+    path = folder / "general" / package(b"g").digest / name
+    if name == MODEL:
+        path.write_bytes(path.read_bytes()[:10])
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", [MODEL, "template.onnx", "public.safetensors"])
+def test_a_damaged_package_counts_as_none_until_it_is_sent_again(tmp_path, name):
     store = filled(tmp_path)
-    (tmp_path / "state.json").write_text('{"modle": 1}')
-    with pytest.raises(DataError, match=r"state\.json is damaged"):
-        _ = store.state
+    spoilt(tmp_path, name)
+    assert store.package == ""
+    store.install(package(b"g"))
+    assert store.package == package(b"g").fingerprint
+
+
+@pytest.mark.parametrize("name", ["template.onnx", "public.safetensors"])
+def test_a_package_with_a_changed_part_is_another_package(tmp_path, name):
+    store = filled(tmp_path)
+    (tmp_path / "general" / package(b"g").digest / name).write_bytes(b"half")
+    assert store.package not in ("", package(b"g").fingerprint)
+
+
+def test_a_damaged_package_does_not_hide_a_sound_one(tmp_path):
+    store = filled(tmp_path)
+    store.install(package(b"h"))
+    spoilt(tmp_path, MODEL)
+    assert store.package == package(b"h").fingerprint
+
+
+def test_a_state_without_a_model_removes_the_files_of_the_model_whatever_stops_it(tmp_path, power):
+    found = outcomes(tmp_path, power, lambda store: store.apply(Change(State(), erase=("r1",))))
+    old, new = found[0], found[-1]
+    assert all(one in (old, new) for one in found)
+    assert {"model.safetensors", "bundle.onnx"} <= set(old)
+    assert not {"model.safetensors", "bundle.onnx", "recordings/r1.npz"} & set(new)
+    assert not any(package(b"g").digest in name for name in new)
+
+
+def test_a_damaged_recording_is_named_and_can_be_erased(tmp_path):
+    store = filled(tmp_path)
+    (tmp_path / "recordings" / "r1.npz").write_bytes(b"PK half")
+    with pytest.raises(DataError, match=r"r1\.npz is damaged"):
+        store.recordings()
+    assert store.segments(["r1", "r2"]) == 10
+    store.erase(["r1"])
+    assert [found.id for found in store.recordings()] == ["r2"]
+
+
+def test_files_that_are_not_those_of_the_state_are_noticed(tmp_path):
+    store = Store(tmp_path)
+    model, bundle = b"model", b"bundle"
+    store.apply(
+        Change(State("g", hashlib.sha256(model).hexdigest(), hashlib.sha256(bundle).hexdigest()), model, bundle)
+    )
+    assert store.whole
+    for path in (store.model_path, store.bundle_path):
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1])
+        assert not store.whole
+        path.write_bytes(kept)
+    assert store.whole
+
+
+def test_a_recipe_tells_apart_what_a_model_was_made_of_and_what_changed_it():
+    assert State(recipe="abc").made_of == State(recipe="finetune:abc").made_of == "abc"
+    assert State(recipe="finetune:").made_of == State().made_of == ""
 
 
 def test_a_new_folder_is_empty(tmp_path):
