@@ -5,13 +5,10 @@ Which records may be used is the registry's word; what is published is a `shared
 not trained again.
 """
 
-import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,18 +20,17 @@ from torch.optim.swa_utils import AveragedModel
 from server.crops import Crops, Rows
 from server.enrolment import FACT
 from server.registry import Registry
+from server.versions import keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
 from shared.errors import DataError, UsageError
-from shared.files import flush_folder, write_atomically
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
-from shared.package import MODEL, Package, Public
+from shared.package import Package, Public
 from shared.ptbxl import Record, Signals, for_task, index, load
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
 from shared.signals import lead_sd
 from shared.training import Examples, apply, device_for_training, fit, hits, task_loss
-from shared.version import code_version
 
 Tell = Callable[[int, int], None]
 
@@ -95,8 +91,8 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         tell: told epochs done and in all.
     """
     corpus = open_corpus(workspace, registry, settings)
-    lineage = _lineage(corpus.signals, settings)
-    known = _keep_only(workspace.models, lineage)
+    lineage = lineage_of(corpus.signals, settings)
+    known = keep_only(workspace.models, lineage)
     if known is not None:
         return Trained(known.name, True, json.loads((known / "curves.json").read_text()))
     began = time.perf_counter()
@@ -112,14 +108,14 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         "metrics": evaluate(model, corpus.signals, corpus.validation),
         "majority": majority(corpus.signals.labels[corpus.validation]),
     }
-    _publish(workspace.models / package.digest, package, lineage, record)
+    publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record)
 
 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:
     """Return whether every model that is there was made of other records than consent now allows."""
-    models = [_told(folder) for folder in workspace.models.iterdir()]
+    models = [told_of(folder) for folder in workspace.models.iterdir()]
     if not models:
         return False
     allowed = open_corpus(workspace, registry, settings).signals.digest
@@ -248,48 +244,6 @@ def _curve_row(
     }
 
 
-def _lineage(signals: Signals, settings: Settings) -> dict[str, Any]:
-    """Return everything the published model depends on, and a key over it."""
-    told = {
-        "data": signals.digest,
-        "records": len(signals.records),
-        "general": asdict(settings.general),
-        "public": [
-            settings.personalisation.anchor_segments,
-            settings.personalisation.gate_segments,
-            settings.probe.control_segments,
-        ],
-        "code": code_version(),
-    }
-    return {**told, "key": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
-
-
-def _keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
-    """Remove the models that were made of other records, and return the one of this very lineage, if it is there.
-
-    As in the signals' cache, what was made of records that may no longer be used does not linger: a package
-    holds public segments. The weights go first, so that a folder with weights is complete.
-    """
-    found = None
-    for folder in models.iterdir():
-        about = _told(folder)
-        whole = (folder / MODEL).exists()
-        if about.get("data") != lineage["data"] or not whole:
-            (folder / MODEL).unlink(missing_ok=True)
-            flush_folder(folder)
-            shutil.rmtree(folder)
-        elif about["key"] == lineage["key"]:
-            found = folder
-    return found
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    """Return a kept model's lineage, or nothing where it was not written to the end."""
-    path = folder / "lineage.json"
-    about: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return about
-
-
 def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | None) -> None:
     """Refuse settings that the patients were not enrolled under; they cannot change afterwards."""
     enrolled = (enrolment or {}).get("settings", {})
@@ -308,11 +262,3 @@ def majority(labels: npt.NDArray[np.float32]) -> float | None:
         return None
     _, counts = np.unique(labels, axis=0, return_counts=True)
     return float(counts.max() / counts.sum())
-
-
-def _publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
-    """Write the package, lineage and curves first, so that a folder with weights is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
-    write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
-    package.save(folder)

@@ -1,0 +1,67 @@
+"""The general models that are kept, by what they were made of: `models/<sha256>/` with `lineage.json` beside.
+
+What was made of records that may no longer be used does not linger. Training is `server/general.py`'s.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shared.files import flush_folder, write_atomically
+from shared.package import MODEL, Package
+from shared.ptbxl import Signals
+from shared.settings import Settings
+from shared.version import code_version
+
+
+def lineage_of(signals: Signals, settings: Settings) -> dict[str, Any]:
+    """Return everything the published model depends on, and a key over it."""
+    told = {
+        "data": signals.digest,
+        "records": len(signals.records),
+        "general": asdict(settings.general),
+        "public": [
+            settings.personalisation.anchor_segments,
+            settings.personalisation.gate_segments,
+            settings.probe.control_segments,
+        ],
+        "code": code_version(),
+    }
+    return {**told, "key": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
+
+
+def keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
+    """Remove the models that were made of other records, and return the one of this very lineage, if it is there.
+
+    As in the signals' cache, what was made of records that may no longer be used does not linger: a package
+    holds public segments. The weights go first, so that a folder with weights is complete.
+    """
+    found = None
+    for folder in models.iterdir():
+        about = told_of(folder)
+        whole = (folder / MODEL).exists()
+        if about.get("data") != lineage["data"] or not whole:
+            (folder / MODEL).unlink(missing_ok=True)
+            flush_folder(folder)
+            shutil.rmtree(folder)
+        elif about["key"] == lineage["key"]:
+            found = folder
+    return found
+
+
+def told_of(folder: Path) -> dict[str, Any]:
+    """Return a kept model's lineage, or nothing where it was not written to the end."""
+    path = folder / "lineage.json"
+    about: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return about
+
+
+def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write the package, lineage and curves first, so that a folder with weights is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
+    write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
+    package.save(folder)
