@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from shared.settings import Settings, numbers
+from shared.settings import _RANGES, Settings, numbers
 from shared.unlearning import parse_methods
 from simulations import scenarios
 
@@ -97,6 +97,7 @@ def test_nothing_is_converted_silently(name, value):
         ("personalisation.anchor_weight", [0.0, 100.0], [-1.0]),
         ("personalisation.budget", [0.0, 1.0], [-0.01, 1.01]),
         ("personalisation.held_out", [0.01, 0.99], [0.0, 1.0]),
+        ("unlearning.epochs", [1], [0]),
         ("probe.control_segments", [1], [0]),
     ],
 )
@@ -113,6 +114,10 @@ def test_a_number_out_of_range_is_refused_with_what_was_seen_and_expected(name, 
 def test_what_is_not_finite_is_no_setting(name, value):
     with pytest.raises(UsageError, match="expected"):
         Settings().with_values({name: value})
+
+
+def test_every_range_is_of_a_number_among_the_settings():
+    assert {name for name in _RANGES if not isinstance(FLAT.get(name), int | float)} == set()
 
 
 def test_a_range_is_told_in_words():
