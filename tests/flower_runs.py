@@ -44,7 +44,7 @@ TINY = Settings().with_values(
 def prepared(home: Path, *, data: Path, patients: int = 30) -> Workspace:
     """Write a cohort and enrol it."""
     write_cohort(data, patients=patients, seed=1)
-    return main_job.prepare(home, data=data, settings=TINY)
+    return main_job.prepare(home, data=data, settings=TINY)[0]
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     write_cohort(folder / "data", patients=12, seed=0)
     settings = scenarios.scenario("quickstart").with_values({"cohort.wearables": 2, "cohort.controls": 2})
-    return main_job.prepare(folder / "home", data=folder / "data", settings=settings).home
+    return main_job.prepare(folder / "home", data=folder / "data", settings=settings)[0].home
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.console import Console
 
-from simulations import summary
+from simulations import scenarios, summary
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,7 @@ def result(first_run_home) -> dict:
 WITHDRAWAL = {
     "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": ["77"], "served": "exact",
     "general": "g" * 64, "before": "a" * 64, "equals_general": False,
+    "reason": "", "unlearned_at": "2026-01-01T00:00:00+00:00",
     "erased": {"segments": 10, "bytes": 99, "files": ["recordings/77.npz"]},
     "methods": [
         {
@@ -34,7 +35,7 @@ WITHDRAWAL = {
 def printed(result: dict, width: int = 110) -> str:
     console = Console(width=width, file=io.StringIO())
     console.print(summary.render(result))
-    return console.file.getvalue()
+    return console.file.getvalue() + summary.closing(result)
 
 
 def test_it_prints_accuracies_differences_and_seconds(result):
@@ -51,8 +52,8 @@ def test_it_prints_what_became_of_a_withdrawal(result):
     text = printed({**result, "withdrawals": [WITHDRAWAL]})
     for said in ("p-0badcafe", "77", "10", "exact", "0.500", "0.750", "0.625", "0.250", "0.375", "+30.0", "-10.0"):
         assert said in text
-    assert "aaaaaaaa" in text
-    assert "bbbbbbbb" in text
+    assert "aaaaaaa >" in text
+    assert "> bbbbbbb" in text
 
 
 def test_a_withdrawal_that_equals_the_general_model_is_told_apart(result):
@@ -61,6 +62,22 @@ def test_a_withdrawal_that_equals_the_general_model_is_told_apart(result):
 
     assert lines(True) != lines(False)
     assert "everything" in lines(True)
+
+
+def test_a_withdrawal_that_no_device_acknowledged_is_not_passed_over(result):
+    due = {**WITHDRAWAL, "methods": [], "unlearned_at": None, "reason": "the device has not answered yet"}
+    text = printed({**result, "withdrawals": [due]})
+    assert "still due: j-1 of p-0badcafe: the device has not answered yet" in text
+
+
+def test_a_device_without_a_personal_model_is_named_with_its_reason(result):
+    text = printed({**result, "silent": [{"slot": 3, "pseudonym": "p-5111e272", "reason": "no answer"}]})
+    assert "no personal model: p-5111e272: no answer" in text
+
+
+@pytest.mark.parametrize("name", ["quickstart", "real"])
+def test_no_scenario_withdraws_a_patient_by_itself(name):
+    assert scenarios.scenario(name).unlearning.rehearsals == 0
 
 
 def test_what_was_not_measured_is_not_a_number(result):
