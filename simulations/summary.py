@@ -36,8 +36,9 @@ def _accuracy(result: Row) -> Table:
     taken = sum(row["accepted"] for row in devices)
     budget = result["settings"]["personalisation.budget"]
     dearer = sum(row["others_general"] - row["others_personal"] > budget for row in devices if row["others_general"])
-    note = f"means; others: never-used control patients; {taken} of {len(devices)} copies passed the gate,\n"
-    note += f"{dearer} of them cost the controls more than its budget of {100 * budget:g} points"
+    note = "means; others are never-used control patients;\n"
+    note += f"{taken} of {len(devices)} copies passed the gate, {dearer} of them\n"
+    note += f"cost the controls more than its {100 * budget:g} points"
     table = _table("Accuracy", "", "own held-out", "others", note=note)
     for name in ("general", "personal"):
         who = f"{len(devices)} wearables" if name == "general" else ""
