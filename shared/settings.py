@@ -62,13 +62,13 @@ class Personalisation:
     """How a device makes its own copy."""
 
     profile: Profile = "default"  # last block and head with an anchor, or the paper's whole network without
-    steps: int = 20
+    steps: int = 30
     batch_size: int = 32  # own segments a step, at most
     anchor_batch_size: int = 16  # anchor segments a step, at most
     learning_rate: float = 2e-3
     anchor_segments: int = 64  # public corpus segments, trained on by the general model, to hold a copy to it
     gate_segments: int = 128  # public corpus segments no model is trained on, to measure what others lose
-    anchor_weight: float = 10.0  # of the distillation term
+    anchor_weight: float = 5.0  # of the distillation term
     budget: float = 0.02  # others' accuracy may fall by this much before the device rolls back
     held_out: float = 0.3  # of the segments, when a device has one record and splits by time
     seed: int = 0
