@@ -114,11 +114,17 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
 
 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:
-    """Return whether every model that is there was made of other records than consent now allows."""
+    """Return whether every model that is there was made of other records than consent now allows.
+
+    Where the data cannot be read nobody can tell, and the answer is yes: devices then erase without training.
+    """
     models = [told_of(folder) for folder in workspace.models.iterdir()]
     if not models:
         return False
-    allowed = open_corpus(workspace, registry, settings).signals.digest
+    try:
+        allowed = open_corpus(workspace, registry, settings).signals.digest
+    except DataError:
+        return True
     return all(about.get("data") != allowed for about in models)
 
 
