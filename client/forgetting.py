@@ -113,15 +113,16 @@ def _without_training(store: Store) -> Change:
 
 
 def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
-    """Measure every method on the model in use and serve the last one's."""
+    """Measure every method on the model in use and serve the one that is named."""
     withdrawal = _prepare(store, request, gone)
-    model, outcomes = withdrawal.case.general, []
+    models: dict[str, ResNet34] = {}
+    outcomes = []
     for method in request.methods:
         began = time.perf_counter()
-        model = METHODS[method](withdrawal.case)
-        outcomes.append(_measure(method, model, withdrawal, request, seconds=time.perf_counter() - began))
-    change = _serve(store, model, withdrawal, request)
-    return Effect(change, served=request.methods[-1], methods=tuple(outcomes))
+        models[method] = METHODS[method](withdrawal.case)
+        outcomes.append(_measure(method, models[method], withdrawal, request, seconds=time.perf_counter() - began))
+    change = _serve(store, models[request.serve], withdrawal, request)
+    return Effect(change, served=request.serve, methods=tuple(outcomes))
 
 
 def _prepare(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Withdrawal:
@@ -195,7 +196,7 @@ def _serve(store: Store, model: ResNet34, withdrawal: Withdrawal, request: Unlea
     A model of a method that is not exact may still hold what is forgotten, so its recipe names the method. It
     stays in use until the general model, the records or the settings change: `client.device.make_personal`.
     """
-    general, kept, method = store.state.general, withdrawal.kept, request.methods[-1]
+    general, kept, method = store.state.general, withdrawal.kept, request.serve
     made_of = recipe(general, kept, request.personalisation) if kept else ""
     turned_down = bool(kept) and model_digest(model) == general
     state = State(

@@ -151,11 +151,13 @@ def unlearn(
 
 
 def _unlearn_request(job: Job, settings: Settings, *, retrain: bool) -> UnlearnRequest:
+    methods = parse_methods(settings.unlearning.methods)
     return UnlearnRequest(
         job=job.id,
         scope=job.scope,
         records=job.records,
-        methods=parse_methods(settings.unlearning.methods),
+        methods=methods,
+        serve=methods[-1],
         personalisation=settings.personalisation,
         unlearning=settings.unlearning,
         epsilons_sd=numbers(settings.probe.epsilons_sd),

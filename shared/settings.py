@@ -78,7 +78,7 @@ class Personalisation:
 class Unlearning:
     """What happens when a patient withdraws."""
 
-    methods: str = "finetune,exact"  # all are measured from one checkpoint; the last one is served
+    methods: str = "finetune,exact"  # the ladder: all are measured from one checkpoint, the first that passes is served
     epochs: int = 4  # of the paper's fine-tuning, each over the whole retain set
     rehearsals: int = 0  # patients who withdraw in mid-run; a demonstration, 0 in production
 
@@ -89,6 +89,18 @@ class Probe:
 
     epsilons_sd: str = "0,0.01,0.02,0.05,0.1,0.2"  # in standard deviations of each lead
     control_segments: int = 120  # of patients whom no model ever sees
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The counterfactual audit of a withdrawal, and the certificate."""
+
+    copies: int = 16  # models an arm that a device trains to compare; 0 leaves the statistics out
+    epsilon_sd: float = 0.05  # strength of the attack whose discrepancy is one of the scores, in lead SDs
+    white_box: bool = False  # whether devices also send the served weights, for the server's memory alone
+    deadline_days: int = 30  # by when a withdrawal is to be certified
+    valid_days: int = 3650  # how long a certificate may be relied on
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,9 @@ _RANGES = {
     "personalisation.seed": _SEED,
     "unlearning.epochs": _COUNT,
     "probe.control_segments": _COUNT,
+    "audit.deadline_days": _COUNT,
+    "audit.valid_days": _COUNT,
+    "audit.seed": _SEED,
 }  # any other number is 0 or more
 
 
@@ -153,6 +168,7 @@ class Settings:
     personalisation: Personalisation = field(default_factory=Personalisation)
     unlearning: Unlearning = field(default_factory=Unlearning)
     probe: Probe = field(default_factory=Probe)
+    audit: Audit = field(default_factory=Audit)
 
     def flat(self) -> dict[str, Value]:
         """Return `{"general.width": 16, ...}`."""

@@ -54,6 +54,7 @@ def request(*records: str, methods=("finetune", "exact"), retrain=True) -> Unlea
         scope="records" if records else "patient",
         records=records,
         methods=methods,
+        serve=methods[-1],
         personalisation=TINY.personalisation,
         unlearning=TINY.unlearning,
         epsilons_sd=(0.0,),

@@ -643,6 +643,7 @@ def test_a_job_name_that_would_leave_the_folder_is_refused(fleet):
         scope="patient",
         records=(),
         methods=("exact",),
+        serve="exact",
         personalisation=settings.personalisation,
         unlearning=settings.unlearning,
         epsilons_sd=(0.0,),
