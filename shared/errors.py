@@ -12,6 +12,9 @@ A message says what was seen, what was expected and what to do. It never names a
 """
 
 
+DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
 class LetheError(Exception):
     """Something failed; the message is for the person at the terminal."""
 
@@ -48,3 +51,13 @@ class WorkspaceError(LetheError):
 
 class RunError(WorkspaceError):
     """The Flower run failed, hung or was interrupted."""
+
+
+def plainly(error: BaseException) -> str:
+    """Return what a person is told of a full disk or of a path that cannot be used; "" of any other error."""
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if any(sign in str(error) for sign in DISK_FULL):  # SQLite and safetensors have errors of their own for it
+        return f"the disk is full{where}; free some space and run the command again"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{where}; check the path and its rights and try again"
+    return ""

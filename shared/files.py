@@ -15,8 +15,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:  # writing and flushing do not say where
+            error.filename = str(path)
         raise
     flush_folder(path.parent)
 

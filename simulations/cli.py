@@ -14,7 +14,7 @@ import click
 import typer
 
 from server.cli import devices, jobs, patients
-from shared.errors import LetheError, WorkspaceError
+from shared.errors import LetheError, WorkspaceError, plainly
 from shared.terminal import show
 from simulations.data_cli import app as data
 
@@ -38,7 +38,6 @@ Assignments = Annotated[
 ]
 DEFAULT_HOME = Path("lethe-home")
 QUICK_SEGMENTS = 40_000  # training crops at most under --quick: about a minute at width 16 on two cores
-DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 @app.callback()
@@ -225,12 +224,8 @@ def _told(error: BaseException) -> str:
         return "interrupted; nothing is half done, run the command again"
     if isinstance(error, MemoryError):
         return "not enough memory; stop other programs, or lower general.width or general.batch_size"
-    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-    if any(sign in str(error) for sign in DISK_FULL):  # SQLite and safetensors have errors of their own for it
-        return f"the disk is full{where}; free some space and run the command again"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}{where}; check the path and its rights and try again"
-    return f"a bug in Lethe: {type(error).__name__}: {error}; `lethe --debug` before the command shows where"
+    bug = f"a bug in Lethe: {type(error).__name__}: {error}; `lethe --debug` before the command shows where"
+    return plainly(error) or bug
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,118 @@
+"""What the auditor asks a device before and after a withdrawal, and what it answers.
+
+Sent and checked as all payloads are: `shared/messages.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.settings import Personalisation, Unlearning
+
+AUDIT = "query.audit"
+VERIFY = "query.verify"
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """Before a withdrawal is carried out: train copies that saw the records and copies that did not, and measure them.
+
+    The copies live in the device's memory and are gone with the answer; nothing on the device changes.
+
+    Attributes:
+        job: the unlearning job's id.
+        scope, records, methods, personalisation, unlearning: as in `UnlearnRequest`.
+        copies: K, how many copies an arm.
+        epsilon_sd: strength of the attack, in standard deviations of a lead.
+        seed: of the copies; arms never share one.
+    """
+
+    job: str
+    scope: Literal["patient", "records"]
+    records: tuple[str, ...]
+    methods: tuple[str, ...]
+    personalisation: Personalisation
+    unlearning: Unlearning
+    copies: int
+    epsilon_sd: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Readings:
+    """N segments under K copies; rows are copies.
+
+    Attributes:
+        margins: (K, N) log-odds of the true label.
+        entropy: (K, N) modified entropy (Song and Mittal 2021), in nats.
+        attacked: (K, N) margins under FGSM on each copy's own gradient.
+        noised: (K, N) margins under random signs of the same strength.
+    """
+
+    margins: tuple[tuple[float, ...], ...]
+    entropy: tuple[tuple[float, ...], ...]
+    attacked: tuple[tuple[float, ...], ...]
+    noised: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class AuditReply:
+    """What the copies said; never a waveform and never a weight.
+
+    Attributes:
+        status: "ok", or "refused" with the reason, for example that the device has no personal model.
+        arms: arm -> group -> readings. Arms: "never" (made without the records), "nothing" (made with them, and
+            not unlearned), and every method's name (made with them, then unlearned). Groups: "forgotten",
+            "retained" (what the patient keeps, as far as it is trained on), "control" (public, never-used).
+        seconds: what it took.
+    """
+
+    job: str
+    slot: int
+    status: Literal["ok", "refused"]
+    reason: str = ""
+    arms: Mapping[str, Mapping[str, Readings]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """After a withdrawal was carried out: what is on the device, and is it what it would have been?
+
+    Attributes:
+        records: what is to be gone.
+        personalisation: how a fresh copy is made.
+        exact: whether to make one and compare bytes.
+        white_box: whether the served weights come along, for the server's memory alone.
+    """
+
+    job: str
+    scope: Literal["patient", "records"]
+    records: tuple[str, ...]
+    personalisation: Personalisation
+    exact: bool
+    white_box: bool
+
+
+@dataclass(frozen=True)
+class VerifyReply:
+    """What a device found when it looked at its own disk.
+
+    Attributes:
+        general, served, bundle: digests of the general model and of the files on the disk, "" for none.
+        fresh: digest of a model made anew from what is on the disk, "" when none was asked for.
+        records: ids of the records on the disk.
+        leftovers: names of files that should not be there.
+    """
+
+    job: str
+    slot: int
+    status: Literal["ok", "refused"]
+    reason: str = ""
+    general: str = ""
+    served: str = ""
+    bundle: str = ""
+    fresh: str = ""
+    records: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    seconds: float = 0.0
