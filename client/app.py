@@ -14,7 +14,7 @@ from client.device import make_personal, measure
 from client.forgetting import forget
 from client.sensor import Feed
 from client.store import Store
-from shared.errors import DataError, LetheError
+from shared.errors import DataError, LetheError, plainly
 from shared.messages import (
     Identity,
     PersonaliseReply,
@@ -52,7 +52,7 @@ def personalise(message: Message, context: Context) -> Message:
         with one_thread():
             reply = make_personal(_store(context), _feed(context), request, slot=slot, blobs=blobs(message))
     except (LetheError, OSError) as error:
-        reply = PersonaliseReply(slot, "refused", str(error))
+        reply = PersonaliseReply(slot, "refused", _told(error))
     return Message(write(reply), reply_to=message)
 
 
@@ -64,7 +64,7 @@ def probe(message: Message, context: Context) -> Message:
         with one_thread():
             reply = measure(_store(context), read(ProbeRequest, message), slot=slot)
     except (LetheError, OSError) as error:
-        reply = ProbeReply(slot, "refused", str(error))
+        reply = ProbeReply(slot, "refused", _told(error))
     return Message(write(reply), reply_to=message)
 
 
@@ -76,8 +76,12 @@ def unlearn(message: Message, context: Context) -> Message:
         with one_thread():
             reply = forget(_store(context), request, slot=slot)
     except (LetheError, OSError) as error:
-        reply = UnlearnReply(request.job, slot, "refused", str(error))
+        reply = UnlearnReply(request.job, slot, "refused", _told(error))
     return Message(write(reply), reply_to=message)
+
+
+def _told(error: LetheError | OSError) -> str:
+    return plainly(error) if isinstance(error, OSError) else str(error)
 
 
 def _slot(context: Context) -> int:

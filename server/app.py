@@ -19,7 +19,7 @@ from server.progress import Progress
 from server.registry import Registry
 from server.rows import DUE, Job
 from server.workspace import Workspace
-from shared.errors import LetheError, RunError, UsageError
+from shared.errors import LetheError, RunError, UsageError, plainly
 from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply
 from shared.package import Package, load_general
 from shared.settings import Settings
@@ -64,7 +64,7 @@ def main(grid: Grid, context: Context) -> None:
         progress.end(error=str(error), exit_code=error.exit_code, traceback=traceback.format_exc())
         raise
     except OSError as error:
-        progress.end(error=f"{error}; free space or mend the path, and run again", exit_code=1)
+        progress.end(error=plainly(error), exit_code=1, traceback=traceback.format_exc())
         raise
     except Exception as error:
         told = f"a bug in Lethe, in the server's part: {type(error).__name__}: {error}"

@@ -22,7 +22,7 @@ from server.enrolment import FACT
 from server.registry import Registry
 from server.versions import keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, WorkspaceError
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
@@ -116,14 +116,14 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:
     """Return whether every model that is there was made of other records than consent now allows.
 
-    Where the data cannot be read nobody can tell, and the answer is yes: devices then erase without training.
+    Where the data cannot be read or cached nobody can tell, and the answer is yes: devices then erase without training.
     """
     models = [told_of(folder) for folder in workspace.models.iterdir()]
     if not models:
         return False
     try:
         allowed = open_corpus(workspace, registry, settings).signals.digest
-    except DataError:
+    except (DataError, WorkspaceError):
         return True
     return all(about.get("data") != allowed for about in models)
 

@@ -17,7 +17,7 @@ from server.auditor import LARGEST_SMALL_EPSILON
 from server.panels import STYLES, Panel, style_of
 from server.report_input import Arrays, Result, load_arrays, load_result
 from server.wording import counted, duration, moment, number, percent, points, size, time_of, word, worded
-from shared.errors import DataError
+from shared.errors import WorkspaceError
 from shared.files import write_atomically
 from shared.settings import SUPERCLASSES
 
@@ -39,7 +39,8 @@ def build(folder: Path) -> Path:
     """Write `folder/report.html` from `result.json` and `figures.npz`, and return its path.
 
     Raises:
-        DataError: a file is missing, is not what a run writes, or the page cannot be written.
+        DataError: a file is missing or is not what a run writes.
+        WorkspaceError: the page cannot be written.
     """
     result = load_result(folder / "result.json")
     arrays = load_arrays(folder / "figures.npz", strengths=len(result["probe"]["epsilons_sd"]))
@@ -47,7 +48,7 @@ def build(folder: Path) -> Path:
     try:
         write_atomically(page, render(result, arrays).encode())
     except OSError as error:
-        raise DataError(
+        raise WorkspaceError(
             f"{page} could not be written: {error.strerror}; make room or give write access, then run it again"
         ) from error
     return page

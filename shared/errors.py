@@ -11,7 +11,6 @@
 A message says what was seen, what was expected and what to do. It never names a waveform's values.
 """
 
-
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import DataError
+from shared.errors import DataError, WorkspaceError
 from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
@@ -69,7 +69,8 @@ def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[i
         progress: told how many sources have been read, when they are read.
 
     Raises:
-        DataError: no source can be used, units differ, or the cache cannot be written.
+        DataError: no source can be used, or units differ.
+        WorkspaceError: the cache cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[i
             if other != path:
                 other.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(
+        raise WorkspaceError(
             f"cannot keep the signals of {len(sources)} records in {folder} ({error.strerror or error}), expected "
             f"about {len(sources) * RECORD_BYTES / 1e6:.0f} MB to be writable there; make room and start again"
         ) from error

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ptbxl_files import changed_sample, counts_of, rewrite, room_for, small_cohort
 
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, WorkspaceError
 from shared.ptbxl import index, load, read_signal
 from shared.settings import SUPERCLASSES
 
@@ -99,7 +99,7 @@ def test_a_damaged_cache_is_built_again(data, tmp_path, damage):
 
 def test_a_full_disk_leaves_no_half_cache(data, tmp_path):
     found, cache = index(data), tmp_path / "cache"
-    with room_for(300_000), pytest.raises(DataError, match="make room"):
+    with room_for(300_000), pytest.raises(WorkspaceError, match="make room"):
         load(found, folder=data, cache=cache)
     assert [path.name for path in cache.iterdir()] == ["files.json"]
     assert len(load(found, folder=data, cache=cache).records) == len(found.records)
