@@ -206,13 +206,19 @@ class Store:
 
     def apply(self, change: Change) -> None:
         """Replace the model in use and erase, all or nothing, durable when this returns."""
+        try:
+            self._decide(change)
+        finally:  # what is not decided, for lack of room perhaps, gives its room back at once
+            self._finish()
+
+    def _decide(self, change: Change) -> None:
+        """Stage the new files, then the decision; from its last rename on the change is going to be carried out."""
         if change.model:
             write_atomically(self.folder / "staged.safetensors", change.model)
             write_atomically(self.folder / "staged.onnx", change.bundle)
         replaced = self.state.general if self.state.general != change.state.general else ""
         decided = _Decision(change.state, change.erase, change.answer, replaced)
         write_atomically(self.folder / "staged.json", _DECISION.dump_json(decided))
-        self._finish()
 
     def _finish(self) -> None:
         """Carry out what was decided; doing it twice is doing it once."""

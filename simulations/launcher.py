@@ -50,13 +50,15 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
         raise RunError(f"no pyproject.toml in {APP}: runs need a checkout of Lethe, installed with scripts/setup")
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
     state, config = workspace.flower / f"{name}.json", workspace.flower / f"{name}.toml"
+    unfinished = state.with_suffix(".tmp")
     try:
         with _only_one(workspace), _signals_interrupt(), superlink(workspace) as link:
             _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
+            state.write_text("{}")  # there is room to tell, in this file, that there is no room left
             run_id = _submit(link, config, slots=slots)
             _follow(link, run_id, state, on_state)
     finally:
-        for path in (state, config):
+        for path in (state, unfinished, config):
             path.unlink(missing_ok=True)
     return name
 
