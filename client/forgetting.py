@@ -2,8 +2,8 @@
 
 The forgotten segments are needed once more, to measure what is left of them; they are erased in the same step
 that puts the unlearned model in use, and nothing about single segments stays in the answer that is kept. Erasing
-depends on nothing: where a model, a package or a method fails, the general model takes the personal one's place,
-or no model does, and the answer says what could not be measured.
+depends on nothing: where a model, a package or a method fails, or the disk is full, the general model takes the
+personal one's place, or no model does, and the answer says what could not be measured.
 """
 
 import time
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from client.device import Own, accuracy_or_none, change_to, compare, open_general
 from client.sensor import Recording
 from client.store import BUNDLE, Change, State, Store, recipe
-from shared.errors import DataError, LetheError
+from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
 from shared.package import MODEL
@@ -70,7 +70,15 @@ def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
     if (earlier := _earlier(store, request.job)) is not None:
         return earlier
     gone = _named(store, request)
-    return _carry_out(store, _effect(store, request, gone), request, gone, slot=slot)
+    effect = _effect(store, request, gone)
+    try:
+        return _carry_out(store, effect, request, gone, slot=slot)
+    except OSError as error:  # beside the model in use there is no room for another; erasing needs next to none
+        store = Store(store.folder)  # if the change was decided all the same, this carries it out
+        if (decided := _earlier(store, request.job)) is not None:
+            return decided
+        none = Effect(Change(State()), reason=f"no model is served: {plainly(error)}")
+        return _carry_out(store, none, request, gone, slot=slot)
 
 
 def _earlier(store: Store, job: str) -> UnlearnReply | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fleet import TINY, copied
+from ptbxl_files import room_for
 
 import client.forgetting
 from client.device import make_personal
@@ -206,6 +207,31 @@ def test_after_a_withdrawal_on_a_damaged_device_the_next_run_makes_the_copy_of_w
     run_again(never, package)
     assert store.state == never.state
     assert store.model_path.read_bytes() == never.model_path.read_bytes()
+
+
+@pytest.mark.parametrize("gone", [(), (OLD,)], ids=["patient", "record"])
+def test_a_device_without_room_for_another_model_erases_all_the_same(store, package, gone):
+    with room_for(100_000):  # a decision and an answer fit, a model does not
+        reply = forget(store, request(*gone), slot=0)
+    assert (reply.status, reply.served, reply.after, reply.methods) == ("ok", "", "", ())
+    assert "staged.safetensors" in reply.reason
+    assert reply.segments_erased == 10 * len(gone or (OLD, NEW))
+    assert {"model.safetensors", "bundle.onnx"} <= {file.name for file in reply.erased}
+    assert store.state == State()
+    assert store.record_ids() == ((NEW,) if gone else ())
+    assert not [path for path in store.folder.iterdir() if path.name.startswith("staged")]
+    assert forget(store, request(*gone), slot=0) == reply
+    if gone:
+        assert run_again(store, package).accepted  # of what is kept, once there is room
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_device_without_any_room_keeps_all_as_it_was_until_it_is_asked_again(store, room):
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    with room_for(room), pytest.raises(OSError, match=r"staged\.json"):
+        forget(store, request(OLD), slot=0)
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+    assert forget(store, request(OLD), slot=0).served == "exact"
 
 
 def test_a_damaged_onnx_file_is_replaced_and_all_methods_are_measured(store):
