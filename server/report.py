@@ -13,8 +13,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from server import figures
-from server.auditor import LARGEST_SMALL_EPSILON
 from server.panels import STYLES, Panel, style_of
+from server.paper_probe import LARGEST_SMALL_EPSILON
 from server.report_input import Arrays, Result, load_arrays, load_result
 from server.wording import counted, duration, moment, number, percent, points, size, time_of, word, worded
 from shared.errors import WorkspaceError

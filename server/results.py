@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.auditor import difference, summarise
 from server.general import Corpus, Trained
+from server.paper_probe import difference, summarise
 from server.registry import Registry
 from server.rows import Job, Patient, Role
 from server.workspace import Workspace

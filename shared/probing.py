@@ -2,7 +2,7 @@
 
 Equation 5 hands one perturbed sample to both models. Its gradient comes from the general model, which the
 attacker has; the difference is then what the fine-tuned copy withstands and the general model does not.
-This file measures; `server/auditor.py` adds up and judges.
+This file measures; `server/paper_probe.py` adds up.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""From what devices measured to what is reported; pure functions, no Flower, no files.
+"""The paper's probe, added up: from what devices measured to what is reported; no Flower, no files.
 
 The paper's probe (equations 5 to 8) is added up here as it is written. It reacts to label and patient shift, not
 to membership: control patients, whom no model ever saw, stand beside the members in every figure, and no verdict

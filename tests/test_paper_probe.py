@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.auditor import difference, summarise
+from server.paper_probe import difference, summarise
 from shared.messages import GroupMargins
 
 bits = st.lists(st.integers(0, 1), min_size=4, max_size=4)
