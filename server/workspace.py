@@ -88,7 +88,7 @@ class Workspace:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names patients
             for folder in workspace.rooms:
-                folder.mkdir()
+                folder.mkdir(mode=0o700 if folder == workspace.keys else 0o777)
             write_atomically(home / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         except OSError as error:
             raise _unwritable(home, error) from error
@@ -97,7 +97,16 @@ class Workspace:
     @property
     def rooms(self) -> tuple[Path, ...]:
         """Return the folders of a workspace."""
-        return (self.models, self.devices, self.feeds, self.reports, self.flower, self.cache)
+        return (
+            self.models,
+            self.devices,
+            self.feeds,
+            self.reports,
+            self.flower,
+            self.cache,
+            self.keys,
+            self.certificates,
+        )
 
     @property
     def data(self) -> Path:
@@ -142,6 +151,16 @@ class Workspace:
     def cache(self) -> Path:
         """Return the server's signal cache."""
         return self.home / "cache"
+
+    @property
+    def keys(self) -> Path:
+        """Return the folder of the signing key, which only its owner may enter."""
+        return self.home / "keys"
+
+    @property
+    def certificates(self) -> Path:
+        """Return the folder of certificates, one file a job."""
+        return self.home / "certificates"
 
     @contextmanager
     def lock(self, purpose: str) -> Iterator[None]:

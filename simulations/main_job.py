@@ -35,9 +35,11 @@ def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, d
     Returns:
         The workspace, and what enrolment found, with the records left out by reason.
     """
+    from server import keys
     from simulations.enrol import enrol_cohort
 
     with Workspace.building(home, data=data) as workspace:
+        keys.make(workspace.keys)
         found = enrol_cohort(workspace, settings, progress=progress)
         scenarios.keep(settings, home=home.resolve(), folder=workspace.home)
     return Workspace.open(home), found
