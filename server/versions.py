@@ -60,8 +60,13 @@ def told_of(folder: Path) -> dict[str, Any]:
 
 
 def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
-    """Write the package, lineage and curves first, so that a folder with weights is complete."""
+    """Write the package, lineage and curves first, so that a folder with weights is complete.
+
+    The same weights may be there with other public segments: until the new ones are there, they are not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).unlink(missing_ok=True)
+    flush_folder(folder)
     write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
     write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
     package.save(folder)

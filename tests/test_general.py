@@ -8,6 +8,7 @@ import pytest
 import torch
 from enrolled import model_of
 from fleet import TINY
+from ptbxl_files import room_for
 
 from server.crops import Crops
 from server.general import evaluate, fit_general, open_corpus, public_segments, schedule, segments_of, train_general
@@ -111,6 +112,17 @@ def test_a_folder_without_weights_is_cleared_and_trained_anew(fleet):
     assert not again.reused
     assert Package.open(folder) == before
     assert list(fleet.workspace.models.iterdir()) == [folder]
+
+
+def test_a_full_disk_while_publishing_never_leaves_weights_beside_other_public_segments(fleet):
+    (folder,) = fleet.workspace.models.iterdir()
+    fewer = fleet.settings.with_values({"personalisation.anchor_segments": 8})  # the weights are the same
+    with room_for(200_000), pytest.raises(OSError, match=r"too large.*public\.safetensors"):
+        train_general(fleet.workspace, fleet.registry, fewer, tell=lambda *_: None)
+    again = train_general(fleet.workspace, fleet.registry, fewer, tell=lambda *_: None)
+    assert (again.digest, again.reused) == (folder.name, False)
+    _, public = load_general(folder)
+    assert len(public.anchor) == 8
 
 
 def test_public_segments_come_from_their_own_patients(corpus):
