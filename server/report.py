@@ -30,7 +30,9 @@ PHASES = {
     "directory": "Find the devices",
     "personalise": "Personalise every device",
     "probe": "Probe general and personal models",
+    "audit": "Audit with copies",
     "unlearn": "Unlearn and erase",
+    "verify": "Verify after the erasure",
     "result": "Write the results",
 }
 
