@@ -149,12 +149,13 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
     next_step = _next_step(who, covering)
     changed = len(events) > before
     taken = [event for event in events if event.kind == "withdrawn" and (wanted is None or wanted & set(event.records))]
-    result = {"changed": changed, "patient": asdict(who), "event": asdict(taken[-1])}
+    event = taken[-1] if taken else None  # a forgotten patient's events are nobody's
+    result = {"changed": changed, "patient": asdict(who), "event": asdict(event) if event else None}
     result |= {"jobs": _dicts(covering), "next": next_step}
     show(
         result,
         as_json=as_json,
-        render=lambda: cli_views.withdrawal(who, changed=changed, event=taken[-1], jobs=covering, next_step=next_step),
+        render=lambda: cli_views.withdrawal(who, changed=changed, event=event, jobs=covering, next_step=next_step),
     )
 
 

@@ -7,9 +7,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from server.ledger import Entry
 from server.rows import DUE, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
 
 MOST_ROWS = 200  # of a table; all of PTB-XL is no table
+UNLINKED = (
+    "Forgotten: the salt of this patient's names in the ledger is destroyed. What happened is still there, "
+    "and nobody can tell any more which entries it is."
+)
+BODY = 60  # characters of an entry's body in a table
 STYLES = {
     "personal": "green",
     "personal, unlearned": "green",
@@ -88,7 +94,9 @@ def patient_page(
     for event in events:
         _add(history, str(event.seq), _when(event.at), event.kind, _forget(event.scope, event.records), event.source)
     head = Text(f"Patient {patient.id}", style="bold")
-    return _spaced(head, _facts(facts), held, history, *([job_table(jobs)] if jobs else []))
+    return _spaced(
+        head, _facts(facts), held, history if events else Text(UNLINKED), *([job_table(jobs)] if jobs else [])
+    )
 
 
 def job_table(jobs: Sequence[Job]) -> RenderableType:
@@ -111,10 +119,11 @@ def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
         ("method", job.method or "–"),
     ]
     history = _table("when", "state", "detail")
+    steps = list(steps)
     for step in steps:
         detail = ", ".join(f"{name}: {value}" for name, value in step.detail.items())
         _add(history, _when(step.at), _styled(step.state), detail or "–")
-    return _spaced(Text(f"Job {job.id}", style="bold"), _facts(facts), history)
+    return _spaced(Text(f"Job {job.id}", style="bold"), _facts(facts), history if steps else Text(UNLINKED))
 
 
 def device_table(devices: Sequence[DeviceRow], pseudonyms: Mapping[str, str]) -> RenderableType:
@@ -129,21 +138,33 @@ def device_table(devices: Sequence[DeviceRow], pseudonyms: Mapping[str, str]) ->
 
 
 def withdrawal(
-    patient: Patient, *, changed: bool, event: ConsentEvent, jobs: Sequence[Job], next_step: str
+    patient: Patient, *, changed: bool, event: ConsentEvent | None, jobs: Sequence[Job], next_step: str
 ) -> RenderableType:
-    """Draw what a withdrawal wrote, and what happens next."""
-    what = "everything" if event.scope == "patient" else _forget(event.scope, event.records)
-    head = (
-        f"Patient {patient.id} has withdrawn consent for {what}." if changed else "Withdrawn already; nothing changed."
-    )
-    facts: list[tuple[str, str | Text]] = [
-        ("patient", f"{patient.id}, pseudonym {patient.pseudonym}, {patient.role}"),
-        ("consent event", f"{event.seq}, {_when(event.at, seconds=True)}, source {event.source}"),
-        ("records", ", ".join(event.records)),
-    ]
+    """Draw what a withdrawal wrote, and what happens next; without an event the patient is forgotten."""
+    head = "Withdrawn already; nothing changed."
+    facts: list[tuple[str, str | Text]] = [("patient", f"{patient.id}, pseudonym {patient.pseudonym}, {patient.role}")]
+    if event is not None:
+        if changed:
+            what = "everything" if event.scope == "patient" else _forget(event.scope, event.records)
+            head = f"Patient {patient.id} has withdrawn consent for {what}."
+        facts += [
+            ("consent event", f"{event.seq}, {_when(event.at, seconds=True)}, source {event.source}"),
+            ("records", ", ".join(event.records)),
+        ]
     for job in jobs:
         facts.append(("job", Text.assemble(f"{job.id}, slot {job.slot}, ", _styled(job.state))))
     return _spaced(Text(head, style="bold"), _facts(facts), Text(next_step))
+
+
+def ledger_table(entries: Sequence[Entry]) -> RenderableType:
+    """Draw the last entries of the ledger, as they are: nobody is named."""
+    table = _table("seq>", "when", "kind", "subject", "hash", "body")
+    for one in entries[-MOST_ROWS:]:
+        body = one.body if len(one.body) <= BODY else f"{one.body[:BODY]}…"
+        _add(table, str(one.seq), _when(one.at), one.kind, one.subject[:7] or "–", one.hash[:7], body)
+    if len(entries) <= MOST_ROWS:
+        return table if entries else Text("The ledger is empty.")
+    return _spaced(Text(f"{len(entries) - MOST_ROWS:,} earlier ones; --json prints all", style="dim"), table)
 
 
 def _spaced(first: RenderableType, *parts: RenderableType) -> Group:

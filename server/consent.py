@@ -5,12 +5,15 @@ The rules live here; which transaction, whose clock and what is read back is `se
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from server.rows import ROLES, Enrolment, Patient, Scope
-from server.schema import consent_events, job_events, jobs, patients, records, withdrawals
+from server import history
+from server.history import Names
+from server.rows import ROLES, Enrolment, Job, Patient, Scope
+from server.schema import jobs, patients, records, salts, withdrawals
 from shared.errors import ConsentError, UsageError
 
 
@@ -24,7 +27,7 @@ def give(connection: Connection, enrolments: Sequence[Enrolment], *, at: str) ->
     present = connection.execute(sa.select(patients.c.id, patients.c.pseudonym, patients.c.slot)).all()
     ids, pseudonyms = {row.id for row in present}, {row.pseudonym for row in present}
     slots = {row.slot for row in present if row.slot is not None}
-    people, held, events = [], [], []
+    people, held, events, salted = [], [], [], []
     for one in enrolments:
         if one.patient in ids:
             raise ConsentError(f"patient {one.patient} is enrolled already; a role is given once and for good")
@@ -32,12 +35,17 @@ def give(connection: Connection, enrolments: Sequence[Enrolment], *, at: str) ->
         pseudonym = _fresh("p", pseudonyms)
         people.append({"id": one.patient, "pseudonym": pseudonym, "role": one.role, "slot": slot, "enrolled_at": at})
         held += [{"patient": one.patient, "id": r, "sha256": digest} for r, digest in one.records.items()]
-        events.append(_event(one.patient, "given", "patient", list(one.records), source="enrolment", at=at))
+        salt = secrets.token_bytes(history.SALT_BYTES)
+        salted.append({"patient": one.patient, "salt": salt})
+        names = Names(one.patient, salt=salt, records=list(one.records))
+        events.append((names.subject, history.consent_body(names, "given", "patient", list(one.records), "enrolment")))
         ids.add(one.patient)
     if people:
         connection.execute(sa.insert(patients), people)
         connection.execute(sa.insert(records), held)
-        connection.execute(sa.insert(consent_events), events)
+        connection.execute(sa.insert(salts), salted)
+        events.sort(key=lambda event: event[0])  # in an order that does not tell who is who
+        history.append_all(connection, "consent", events, at=at)
 
 
 def _slot(one: Enrolment, taken: set[int]) -> int | None:
@@ -65,10 +73,6 @@ def _fresh(prefix: str, taken: set[str]) -> str:
     return name
 
 
-def _event(patient: str, kind: str, scope: Scope, named: Sequence[str], *, source: str, at: str) -> dict[str, object]:
-    return {"at": at, "patient": patient, "kind": kind, "scope": scope, "records": named, "source": source}
-
-
 def take_back(
     connection: Connection, patient: Patient, *, named: Sequence[str] | None, source: str, at: str
 ) -> list[str]:
@@ -81,23 +85,22 @@ def take_back(
         UsageError: a record that the patient does not have, or none named.
     """
     rows = connection.execute(
-        sa.select(records.c.id, withdrawals.c.event)
+        sa.select(records.c.id, withdrawals.c.record.label("gone"))
         .outerjoin(withdrawals, same_record())
         .where(records.c.patient == patient.id)
         .order_by(sa.func.length(records.c.id), records.c.id)
     ).all()
     held = [row.id for row in rows]
     wanted = set(held) if named is None else named_records(patient.id, named, held)
-    left = [row.id for row in rows if row.event is None]
+    left = [row.id for row in rows if row.gone is None]
     now = [record for record in left if record in wanted]
     if now:
         scope: Scope = "patient" if now == left else "records"
-        event = _event(patient.id, "withdrawn", scope, now, source=source, at=at)
-        (seq,) = connection.execute(sa.insert(consent_events), event).inserted_primary_key or (0,)
-        lost = [{"patient": patient.id, "record": record, "event": seq} for record in now]
-        connection.execute(sa.insert(withdrawals), lost)
+        names = history.names_of(connection, patient.id)[patient.id]
+        history.enter_consent(connection, names, "withdrawn", scope, now, source=source, at=at)
+        connection.execute(sa.insert(withdrawals), [{"patient": patient.id, "record": record} for record in now])
         if patient.slot is not None:
-            _request(connection, patient, scope, held if scope == "patient" else now, event=seq, at=at)
+            _request(connection, patient, scope, held if scope == "patient" else now, at=at)
     every = connection.execute(sa.select(jobs).where(jobs.c.patient == patient.id).order_by(jobs.c.seq))
     return [job.id for job in every if wanted & set(job.records)]
 
@@ -120,23 +123,11 @@ def same_record() -> sa.ColumnElement[bool]:
     return (withdrawals.c.patient == records.c.patient) & (withdrawals.c.record == records.c.id)
 
 
-def _request(
-    connection: Connection, patient: Patient, scope: Scope, forget: Sequence[str], *, event: int, at: str
-) -> None:
+def _request(connection: Connection, patient: Patient, scope: Scope, forget: Sequence[str], *, at: str) -> None:
     """Put a job in the queue of the patient's device."""
-    job = _fresh("j", set(connection.scalars(sa.select(jobs.c.id))))
-    connection.execute(
-        sa.insert(jobs).values(
-            id=job,
-            patient=patient.id,
-            slot=patient.slot,
-            scope=scope,
-            records=list(forget),
-            state="REQUESTED",
-            requested_at=at,
-            updated_at=at,
-            detail={},
-            event=event,
-        )
-    )
-    connection.execute(sa.insert(job_events).values(at=at, job=job, state="REQUESTED", detail={}))
+    assert patient.slot is not None
+    name = _fresh("j", set(connection.scalars(sa.select(jobs.c.id))))
+    job = Job(name, patient.id, patient.slot, scope, tuple(forget), "REQUESTED", None, at, at)
+    values = asdict(job) | {"seq": sa.select(sa.func.coalesce(sa.func.max(jobs.c.seq), 0) + 1).scalar_subquery()}
+    connection.execute(sa.insert(jobs).values(values))
+    history.enter_step(connection, job, "REQUESTED", {}, at=at)

@@ -4,8 +4,9 @@ Patients, consent and jobs are `server/registry.py`'s, which is what everybody u
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from server import schema
+from server import history, schema
+from server.ledger import Entry, Finding, Head, head_of, verify
 from server.rows import DeviceRow, Kind, ModelRow, RunRow
 from shared.errors import LetheError, UsageError
 
@@ -55,6 +57,7 @@ class Inventory:
         registry = cls(path, clock=clock)
         try:
             schema.check(registry._path, registry._engine)
+            registry._sweep()
         except BaseException:
             registry.close()
             raise
@@ -85,6 +88,50 @@ class Inventory:
         with schema.said_plainly(self._path), writer.begin() as connection:
             yield connection
 
+    def _sweep(self) -> None:
+        """Empty the write-ahead log if it may still have a destroyed salt; while others read, a later try does."""
+        mine = schema.meta.c.name == history.UNSWEPT
+        with self._reading() as connection:
+            if connection.scalar(sa.select(schema.meta.c.value).where(mine)) is None:
+                return
+        with suppress(sqlite3.Error, sa.exc.DBAPIError), closing(self._engine.raw_connection()) as raw:
+            busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                raw.cursor().execute("DELETE FROM meta WHERE name = ?", (history.UNSWEPT,))
+
+    def ledger(self) -> list[Entry]:
+        """Return the ledger's entries in order."""
+        with self._reading() as connection:
+            return history.entries(connection)
+
+    def ledger_head(self) -> Head:
+        """Return seq and hash of the ledger's last entry; (0, 64 zeros) of an empty one."""
+        with self._reading() as connection:
+            return history.head(connection)
+
+    def verify_ledger(self, *, head: Head | None = None) -> tuple[list[Entry], list[Finding]]:
+        """Return the ledger's entries and everything that is wrong with them; see `server/ledger.py`.
+
+        Args:
+            head: an entry's seq and hash, seen earlier, that must be there.
+        """
+        with self._reading() as connection:
+            entries = history.entries(connection)
+            open_to = schema.unguarded(connection)
+        last, _ = head_of(entries)
+        return entries, verify(entries, head=head) + [
+            Finding(last, "unguarded", f"the database's rule {name} is gone or changed: rows could be rewritten")
+            for name in open_to
+        ]
+
+    def note_key(self, public_key: str) -> None:
+        """Enter the fingerprint of the key that signs from now on; the present one again changes nothing."""
+        at = self._clock()
+        with self._writing() as connection:
+            noted = history.entries(connection, schema.ledger.c.kind == "key")
+            if not noted or json.loads(noted[-1].body)["public_key"] != public_key:
+                history.append(connection, "key", {"public_key": public_key}, at=at)
+
     def remember(self, name: str, fact: Mapping[str, Any]) -> None:
         """Keep one fact about this workspace, such as how its patients were enrolled."""
         values = {"name": f"fact:{name}", "value": json.dumps(fact)}
@@ -111,9 +158,16 @@ class Inventory:
             lineage: what it was made of.
         """
         values = {"digest": digest, "kind": kind, "parent": parent, "slot": slot, "lineage": dict(lineage)}
-        values["created_at"] = self._clock()
+        at = self._clock()
         with self._writing() as connection:
-            connection.execute(upsert(schema.models).values(values).on_conflict_do_nothing())
+            added = connection.execute(
+                upsert(schema.models).values(values | {"created_at": at}).on_conflict_do_nothing()
+            ).rowcount
+            if added:
+                names = history.wearer(connection, slot)
+                told = {"digest": digest, "kind": kind, "parent": parent, "lineage": dict(lineage)}
+                body, subject = (told, "") if names is None else (names.hide(told), names.subject)
+                history.append(connection, "model", body, at=at, subject=subject)
 
     def models(self) -> list[ModelRow]:
         """Return the models, oldest first."""
@@ -154,9 +208,13 @@ class Inventory:
         Raises:
             LetheError: there was a run of this id.
         """
-        values = {"id": run_id, "started_at": self._clock(), "status": "running", "settings": dict(settings)}
+        at = self._clock()
+        values = {"id": run_id, "started_at": at, "status": "running", "settings": dict(settings)}
         with self._writing() as connection:
             done = connection.execute(upsert(schema.runs).values(values | {"detail": {}}).on_conflict_do_nothing())
+            if done.rowcount:
+                told = {"run": run_id, "status": "running", "settings": dict(settings)}
+                history.append(connection, "run", told, at=at)
         if not done.rowcount:
             raise LetheError(f"run {run_id} is in the registry already; every run needs an id of its own")
 
@@ -166,9 +224,12 @@ class Inventory:
         Raises:
             UsageError: no run of this id began.
         """
-        values = {"finished_at": self._clock(), "status": status, "detail": dict(detail)}
+        at = self._clock()
+        values = {"finished_at": at, "status": status, "detail": dict(detail)}
         with self._writing() as connection:
             done = connection.execute(sa.update(schema.runs).where(schema.runs.c.id == run_id).values(values))
+            if done.rowcount:  # an error's text may name a patient: it is not for the ledger
+                history.append(connection, "run", {"run": run_id, "status": status}, at=at)
         if not done.rowcount:
             raise UsageError(f"no run {run_id} in the registry; start_run comes first")
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from server import consent, schema
+from server import consent, history, schema
 from server.inventory import Inventory
 from server.rows import (
     DUE,
@@ -91,13 +91,10 @@ class Registry(Inventory):
             return _jobs(connection, schema.jobs.c.id.in_(covering))
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:
-        """Return the consent events in order."""
-        query = sa.select(schema.consent_events).order_by(schema.consent_events.c.seq)
+        """Return the consent events in order; a forgotten patient has none that anybody could find."""
         with self._reading() as connection:
-            if patient is not None:
-                query = query.where(schema.consent_events.c.patient == _patient(connection, patient).id)
-            rows = connection.execute(query).mappings()
-            return [ConsentEvent(**{**row, "records": tuple(row["records"])}) for row in rows]
+            who = None if patient is None else _patient(connection, patient).id
+            return history.consent_events(connection, who)
 
     def patients(self, role: Role | None = None) -> list[Patient]:
         """Return the patients, wearables by slot, others by id."""
@@ -119,14 +116,14 @@ class Registry(Inventory):
         """Return records, by default only those that may be used."""
         held, gone = schema.records, schema.withdrawals
         query = (
-            sa.select(held, gone.c.event.is_not(None).label("withdrawn"))
+            sa.select(held, gone.c.record.is_not(None).label("withdrawn"))
             .select_from(held)
             .join(schema.patients)
             .outerjoin(gone, consent.same_record())
             .order_by(*_naturally(held.c.patient), *_naturally(held.c.id))
         )
         if consented_only:
-            query = query.where(gone.c.event.is_(None))
+            query = query.where(gone.c.record.is_(None))
         if role is not None:
             query = query.where(schema.patients.c.role == role)
         with self._reading() as connection:
@@ -143,6 +140,10 @@ class Registry(Inventory):
 
     def advance(self, job_id: str, state: State, *, detail: Mapping[str, Any] | None = None) -> Job:
         """Move a job on and append the step; the present state again changes nothing.
+
+        When the last job of a patient who withdrew everything is CERTIFIED, the salt of the patient's names in the
+        ledger is destroyed with it, and of the jobs stays no more than what was asked and erased; the job as it was
+        is returned once more.
 
         Args:
             job_id: the job.
@@ -163,12 +164,17 @@ class Registry(Inventory):
             values: dict[str, Any] = {"state": state, "updated_at": now, "detail": {**job.detail, **detail}}
             values["method"] = detail.get("method", job.method)
             connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
-            step = {"at": now, "job": job_id, "state": state, "detail": detail}
-            connection.execute(sa.insert(schema.job_events).values(step))
-            return _job(connection, job_id)
+            history.enter_step(connection, job, state, detail, at=now)
+            moved = _job(connection, job_id)
+            last = _is_done_with(connection, job.patient)
+            if last:
+                history.forget(connection, job.patient)
+        if last:
+            self._sweep()
+        return moved
 
     def jobs(self, states: Iterable[State] | None = None) -> list[Job]:
-        """Return the jobs, oldest first; `states=DUE` gives those that the next run takes up."""
+        """Return the jobs, forgotten patients' first, then the oldest; `states=DUE` gives those of the next run."""
         with self._reading() as connection:
             return _jobs(connection, *([] if states is None else [schema.jobs.c.state.in_(list(states))]))
 
@@ -182,16 +188,13 @@ class Registry(Inventory):
             return _job(connection, job_id)
 
     def job_events(self, job_id: str) -> list[JobEvent]:
-        """Return the steps of one job in order.
+        """Return the steps of one job in order; none once its patient is forgotten.
 
         Raises:
             UsageError: there is no such job.
         """
-        steps = schema.job_events
         with self._reading() as connection:
-            job = _job(connection, job_id)
-            rows = connection.execute(sa.select(steps).where(steps.c.job == job.id).order_by(steps.c.seq))
-            return [JobEvent(**row) for row in rows.mappings()]
+            return history.job_steps(connection, _job(connection, job_id))
 
 
 def _naturally(column: sa.Column[str]) -> tuple[sa.ColumnElement[Any], ...]:
@@ -233,9 +236,17 @@ def _patient(connection: Connection, patient: str) -> Patient:
     raise UsageError(f"no patient {patient!r} among the {len(known)} enrolled; {hint}")
 
 
+def _is_done_with(connection: Connection, patient: str) -> bool:
+    """Return whether all of a patient is certified as forgotten, and no device has anything left to do for that."""
+    jobs = _jobs(connection, schema.jobs.c.patient == patient)
+    return any(job.scope == "patient" for job in jobs) and all(job.state == "CERTIFIED" for job in jobs)
+
+
 def _jobs(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]:
-    columns = [column for column in schema.jobs.c if column.name not in ("seq", "event")]
-    rows = connection.execute(sa.select(*columns).where(*where).order_by(schema.jobs.c.seq)).mappings()
+    columns = [column for column in schema.jobs.c if column.name != "seq"]
+    rows = connection.execute(
+        sa.select(*columns).where(*where).order_by(schema.jobs.c.seq, schema.jobs.c.requested_at)
+    ).mappings()
     return [Job(**{**row, "records": tuple(row["records"])}) for row in rows]
 
 

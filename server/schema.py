@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import JSON, CheckConstraint, Column, Float, ForeignKey, Index, Integer, LargeBinary, Table, Text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from server.ledger import GENESIS
 from server.rows import ROLES, STATES, Kind, Scope
 from shared.errors import WorkspaceError
 
-VERSION = "1"
+VERSION = "2"
 BUSY_SECONDS = 5
 
 metadata = sa.MetaData()
@@ -48,17 +49,28 @@ records = Table(
     Column("sha256", Text, nullable=False, index=True),
 )
 
-consent_events = Table(
-    "consent_events",
+# The history: `server/ledger.py` says how an entry follows the last one, and `server/history.py` what is entered.
+# Nothing else in this file points at an entry.
+ledger = Table(
+    "ledger",
     metadata,
     Column("seq", Integer, primary_key=True),
     Column("at", Text, nullable=False),
-    Column("patient", Text, ForeignKey("patients.id"), nullable=False, index=True),
-    Column("kind", Text, _one_of("kind", ("given", "withdrawn")), nullable=False),
-    Column("scope", Text, _one_of("scope", get_args(Scope)), nullable=False),
-    Column("records", JSON, nullable=False),
-    Column("source", Text, nullable=False),
-    sqlite_autoincrement=True,
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    Column("previous", Text, nullable=False, unique=True),
+    Column("hash", Text, nullable=False, unique=True),
+)
+
+# What a patient's names in the ledger were made with. To destroy a salt is to overwrite it in its place: SQLite leaves
+# copies of neighbours behind when it joins pages that deletions have emptied.
+salts = Table(
+    "salts",
+    metadata,
+    Column("patient", Text, ForeignKey("patients.id"), nullable=False, unique=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("seq", Integer, primary_key=True),
 )
 
 # Its key makes withdrawing twice impossible, whoever writes.
@@ -67,15 +79,14 @@ withdrawals = Table(
     metadata,
     Column("patient", Text, primary_key=True),
     Column("record", Text, primary_key=True),
-    Column("event", Integer, ForeignKey("consent_events.seq"), nullable=False),
     sa.ForeignKeyConstraint(["patient", "record"], ["records.patient", "records.id"]),
 )
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
+    Column("id", Text, primary_key=True),
+    Column("seq", Integer, unique=True),  # the order of requests; a forgotten patient's jobs have none
     Column("patient", Text, ForeignKey("patients.id"), nullable=False, index=True),
     Column("slot", Integer, nullable=False),
     Column("scope", Text, _one_of("scope", get_args(Scope)), nullable=False),
@@ -85,19 +96,9 @@ jobs = Table(
     Column("requested_at", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
     Column("detail", JSON, nullable=False),
-    Column("event", Integer, ForeignKey("consent_events.seq"), nullable=False, unique=True),
     Index("one_whole_withdrawal", "patient", "slot", unique=True, sqlite_where=sa.text("scope = 'patient'")),
-)
-
-job_events = Table(
-    "job_events",
-    metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("at", Text, nullable=False),
-    Column("job", Text, ForeignKey("jobs.id"), nullable=False, index=True),
-    Column("state", Text, _one_of("state", STATES), nullable=False),
-    Column("detail", JSON, nullable=False),
-    sqlite_autoincrement=True,
+    Index("one_job_a_withdrawal", "patient", "scope", "records", unique=True),
+    sqlite_with_rowid=False,  # a row number would tell the order again
 )
 
 models = Table(
@@ -140,8 +141,7 @@ runs = Table(
 )
 
 _APPEND_ONLY = {
-    "consent_events": "seq = NEW.seq",
-    "job_events": "seq = NEW.seq",
+    "ledger": "seq = NEW.seq OR previous = NEW.previous OR hash = NEW.hash",
     "withdrawals": "patient = NEW.patient AND record = NEW.record",
 }
 
@@ -164,7 +164,7 @@ def create(path: Path) -> None:
             raw.cursor().execute("PRAGMA journal_mode = WAL")  # the file keeps it
         with said_plainly(path), opened.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
             metadata.create_all(connection)
-            for statement in _triggers():
+            for statement in _triggers().values():
                 connection.exec_driver_sql(statement)
             connection.execute(meta.insert().values(name="schema", value=VERSION))
     except BaseException:
@@ -174,14 +174,30 @@ def create(path: Path) -> None:
         opened.dispose()
 
 
-def _triggers() -> Iterator[str]:
+def _triggers() -> dict[str, str]:
+    """Return the statements that make the history append-only, by the trigger's name."""
+    made = {}
     for table, same in _APPEND_ONLY.items():
         refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-        yield f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}"
-        yield f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}"
+        made[f"{table}_no_update"] = f"BEFORE UPDATE ON {table} {refuse}"
+        made[f"{table}_no_delete"] = f"BEFORE DELETE ON {table} {refuse}"
         # INSERT OR REPLACE deletes without firing the trigger above.
         exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same})"
-        yield f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {exists} {refuse}"
+        made[f"{table}_no_replace"] = f"BEFORE INSERT ON {table} WHEN {exists} {refuse}"
+    last = f"coalesce((SELECT hash FROM ledger ORDER BY seq DESC LIMIT 1), '{GENESIS}')"
+    made["ledger_no_gap"] = (
+        f"BEFORE INSERT ON ledger WHEN NEW.previous <> {last} "
+        "OR NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM ledger) "
+        "BEGIN SELECT RAISE(ABORT, 'ledger is append-only: an entry follows the last one'); END"
+    )
+    return {name: f"CREATE TRIGGER {name} {rule}" for name, rule in made.items()}
+
+
+def unguarded(connection: sa.Connection) -> list[str]:
+    """Return the names of the triggers that are gone or are not what they were."""
+    rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all()
+    there = {(row.name, row.sql) for row in rows}
+    return [name for name, rule in _triggers().items() if (name, rule) not in there]
 
 
 def engine(path: Path) -> sa.Engine:
@@ -196,7 +212,7 @@ def engine(path: Path) -> sa.Engine:
             isolation_level=None,  # the driver must not begin transactions of its own
             check_same_thread=False,  # the pool lends a connection to one thread at a time
         )
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 

@@ -14,6 +14,7 @@ import click
 import typer
 
 from server.cli import devices, jobs, patients
+from server.ledger_cli import ledger
 from shared.errors import LetheError, WorkspaceError, plainly
 from shared.terminal import show
 from simulations.data_cli import app as data
@@ -30,6 +31,7 @@ app.add_typer(data, name="data")
 app.add_typer(patients, name="patients")
 app.add_typer(jobs, name="jobs")
 app.add_typer(devices, name="devices")
+app.add_typer(ledger, name="ledger")
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

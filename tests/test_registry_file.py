@@ -73,7 +73,7 @@ def test_times_are_utc_and_come_from_the_clock(tmp_path):
 # The file
 
 
-@pytest.mark.parametrize("table", ["consent_events", "job_events", "withdrawals"])
+@pytest.mark.parametrize("table", ["ledger", "withdrawals"])
 @pytest.mark.parametrize("statement", ["UPDATE {} SET rowid = 99", "DELETE FROM {}", "REPLACE INTO {} {}"])
 def test_the_database_itself_refuses_to_rewrite_history(registry, tmp_path, table, statement):
     registry.withdraw("7")
@@ -90,9 +90,10 @@ def test_a_registry_is_durable_by_its_settings(registry):
     with registry._reading() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "secure_delete")
         }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+    assert pragmas.pop("journal_mode") == "wal"
+    assert pragmas == {"synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000, "secure_delete": 1}
 
 
 def test_a_registry_opens_as_it_was_closed(registry, tmp_path):
@@ -147,9 +148,9 @@ def test_a_damaged_registry_is_refused_and_left_as_it_is(tmp_path, spoil):
 def test_a_registry_of_another_version_is_refused(registry, tmp_path):
     registry.close()
     with sqlite3.connect(tmp_path / "registry.db") as connection:
-        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
+        connection.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
     connection.close()
-    with pytest.raises(WorkspaceError, match="schema version 2, this Lethe reads version 1"):
+    with pytest.raises(WorkspaceError, match="schema version 1, this Lethe reads version 2"):
         Registry.open(tmp_path / "registry.db")
 
 
