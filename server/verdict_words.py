@@ -1,0 +1,150 @@
+"""The words of a verdict, made of its numbers; what they may say at most is "not falsified at this power"."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.verdicts import TITLES, Bytes, JobVerdict, MethodVerdict, Score, Statistics
+from shared.inference import EQUIVALENT, LEVEL
+
+SURE = 0.5  # a model that gives the true label more than this knew it
+
+
+class _Units(NamedTuple):
+    """What n counts, and for whom the figure holds."""
+
+    one: str
+    many: str
+
+
+COPIES = _Units("copy", "copies an arm")
+PATIENTS = _Units("patient", "patients")
+
+
+def statistics_words(found: Statistics) -> str:
+    """Return what the statistics of one patient's segments say."""
+    primary, *others = found["scores"]
+    segments = f"{found['segments']} {found['group']} segment{'s' if found['segments'] != 1 else ''}"
+    compared = f"{found['n']} copies after {found['method']!r} against {found['n']} that never saw the {segments}"
+    if found["method"] == "nothing":
+        compared = f"{found['n']} copies that were not unlearned against {found['n']} that never saw the {segments}"
+    head = f"{compared}; {described(primary)}."
+    if found["identical"]:
+        head += " All copies of both arms answered alike to the last digit; by answers nobody tells them apart."
+    return f"{head} {_conclusion(found, primary, _rejections(others), COPIES)}"
+
+
+def method_words(found: MethodVerdict) -> str:
+    """Return what is said of a method over many patients."""
+    primary, *others = found["scores"]
+    by_name = {score["name"]: score for score in others}
+    head = (
+        f"{found['method']!r} on {found['n']} patients, {found['copies']} copies an arm each; mean over patients of "
+        f"the {described(primary)}. Of these patients {_share(found['traces']['value'], found['n'])} show a trace "
+        f"when nothing is unlearned; of the others the general model was already sure or the audit too weak."
+    )
+    side = by_name["margin"]["auc"]
+    return f"{head} {_conclusion(found, primary, _rejections(others), PATIENTS, side=side)}"
+
+
+def job_words(judged: JobVerdict, *, refused: str) -> str:
+    """Return what is said of a job: the bytes, then the copies.
+
+    Args:
+        judged: the verdict.
+        refused: why a device measured nothing, "" when it did.
+    """
+    parts = [_bytes_words(judged["bytes"], exact=judged["exact"]), _after_words(judged, refused=refused)]
+    before = judged["before"]
+    if before is not None and before["verdict"] != "FAIL" and judged["method"] != "nothing":
+        parts.append(_untraced(before))
+    kept = judged["retained"]
+    if kept is not None and kept["verdict"] == "FAIL":
+        parts.append(f"The segments that the patient keeps answer differently: {described(kept['scores'][0])}.")
+    return " ".join(part for part in parts if part)
+
+
+def described(score: Score) -> str:
+    """Return a score in words: title, AUC, interval."""
+    return (
+        f"{TITLES[score['name']]}: AUC {score['auc']:.2f} (95 % interval {score['low95']:.2f} to {score['high95']:.2f})"
+    )
+
+
+def _conclusion(
+    found: Statistics | MethodVerdict,
+    primary: Score,
+    rejections: Sequence[Score],
+    units: _Units,
+    side: float | None = None,
+) -> str:
+    n, side = found["n"], primary["auc"] if side is None else side
+    if found["verdict"] == "FAIL":
+        if primary["low95"] <= 0.5 <= primary["high95"]:
+            return f"They are told apart by {_named(rejections)}."
+        if side < 0.5:
+            return "Forgetting overshoots: they know less than models that never saw the segments."
+        return "A trace is left: they know more than models that never saw the segments."
+    power = f"with {n} {units.many} an AUC of {found['detectable']:.2f} is the smallest told from .5 four times in five"
+    if found["verdict"] == "PASS":
+        return f"Not falsified at this power: the 90 % interval is within .5 ± {EQUIVALENT:.2f}, and {power}."
+    why = f"That decides nothing: {power}"
+    if primary["epsilon"] > 0:
+        why += f", and epsilon is at least {primary['epsilon']:.2f}"
+    if rejections:
+        why += f"; {_named(rejections)} differs"
+    return f"{why}. About {found['needed']} {units.many} would decide."
+
+
+def _rejections(others: Sequence[Score]) -> list[Score]:
+    return [score for score in others if score["p_holm"] < LEVEL]
+
+
+def _named(scores: Sequence[Score]) -> str:
+    return " and ".join(f"{described(score)}, p = {score['p_holm']:.2g} after Holm" for score in scores)
+
+
+def _share(value: float, n: int) -> str:
+    return f"{round(value * n)} of {n}"
+
+
+def _untraced(before: Statistics) -> str:
+    """Say why nothing was there to see; never that it was forgotten well."""
+    told = f"Copies that kept the segments could not be told from copies that never saw them either ({_brief(before)})"
+    if before["certainty"] > SURE:
+        return (
+            f"{told}: the general model was already sure of these segments (it gives the true label a probability of "
+            f"{before['certainty']:.2f}), so the audit could not have seen anything left of them."
+        )
+    return f"{told}, so the audit could not have seen anything left of them, though no model is sure of these segments."
+
+
+def _brief(found: Statistics) -> str:
+    return f"AUC {found['scores'][0]['auc']:.2f}, {found['n']} copies an arm"
+
+
+def _after_words(judged: JobVerdict, *, refused: str) -> str:
+    after = judged["after"]
+    if after is None:
+        return f"No copies were compared{f': {refused}' if refused else ''}."
+    if not judged["exact"]:
+        return after["words"]
+    if judged["verdict"] == "FAIL" and judged["bytes"]["holds"]:
+        return f"Two looks with different copies refute it all the same. {after['words']}"
+    if judged["verdict"] == "INCONCLUSIVE" and after["verdict"] == "FAIL":
+        return f"One look refutes it, which chance does to one job in twenty; a second is due. {after['words']}"
+    return f"The copies do not contradict it. {after['words']}"
+
+
+def _bytes_words(found: Bytes, *, exact: bool) -> str:
+    wrong = [check for check in found["checks"] if not check["holds"]]
+    if wrong:
+        return " ".join(
+            f"Not as it should be: {_told(check['name'], check['expected'], check['seen'])}." for check in wrong
+        )
+    if exact:
+        return "The model in use is, byte for byte, what it would have been without the withdrawn records."
+    return "The withdrawn records are gone and the files are those that were acknowledged."
+
+
+def _told(name: str, expected: str, seen: str) -> str:
+    return f"{name} (expected {expected}, seen {seen})"

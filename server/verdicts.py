@@ -1,0 +1,135 @@
+"""What an auditor says: verdicts as plain JSON, and their words, which are made of their numbers.
+
+The strongest thing said of an approximate method is "not falsified at this power". `server/auditor.py` decides.
+"""
+
+from typing import Literal, TypedDict
+
+from shared.inference import Rate
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+TITLES = {
+    "margin": "mean margin",
+    "ulira": "likelihood ratio (U-LiRA)",
+    "rmia": "relative probability (RMIA)",
+    "loss": "loss threshold",
+    "entropy": "modified entropy",
+    "fgsm": "FGSM discrepancy",
+    "noise": "noise discrepancy",
+}
+
+
+class Score(TypedDict):
+    """One score of two arms: above .5 the tried copies look more as if they had seen the segments.
+
+    Attributes:
+        primary: whether it was fixed before the data as the one that the verdict rests on.
+        p: two-sided, against an AUC of .5; of `ulira` over patients one-sided, because it learns the direction.
+        p_holm: p adjusted for the number of secondary scores (Holm); the primary's own p.
+        tpr_at_1, tpr_at_5: true positive rate at 1 % and 5 % false positives; None where n is too small to tell.
+        epsilon: lower bound, 95 % confidence, threshold and bound from different halves.
+    """
+
+    name: str
+    primary: bool
+    auc: float
+    low90: float
+    high90: float
+    low95: float
+    high95: float
+    p: float
+    p_holm: float
+    tpr_at_1: Rate | None
+    tpr_at_5: Rate | None
+    epsilon: float
+
+
+class Statistics(TypedDict):
+    """One method on one patient's segments; the unit is a copy.
+
+    Attributes:
+        n: copies an arm.
+        identical: whether all copies of both arms answered alike to the last digit.
+        certainty: median probability that copies which never saw the segments give their true labels.
+        detectable: smallest AUC told from .5 with 80 % power at this n.
+        needed: copies an arm that would decide, None when it is decided.
+    """
+
+    method: str
+    group: str
+    unit: Literal["copy"]
+    n: int
+    segments: int
+    identical: bool
+    certainty: float
+    scores: list[Score]
+    detectable: float
+    needed: int | None
+    verdict: Verdict
+    words: str
+
+
+class Check(TypedDict):
+    """One thing about the bytes on a device: what was expected, what was seen."""
+
+    name: str
+    expected: str
+    seen: str
+    holds: bool
+
+
+class Bytes(TypedDict):
+    """What the files on a device, its acknowledgement and the lineage say."""
+
+    holds: bool
+    checks: list[Check]
+
+
+class JobVerdict(TypedDict):
+    """The verdict of one job.
+
+    Attributes:
+        before: the copies that were not unlearned, against those that never saw the segments.
+        after: the method's copies, against the same.
+        retained: the method's copies on what the patient keeps.
+        seeds: of the copies.
+        copies: an arm; 0 when none were compared.
+    """
+
+    verdict: Verdict
+    words: str
+    method: str
+    exact: bool
+    before: Statistics | None
+    after: Statistics | None
+    retained: Statistics | None
+    bytes: Bytes
+    seeds: list[int]
+    copies: int
+
+
+class MethodVerdict(TypedDict):
+    """One method over many patients; the unit is a patient.
+
+    Attributes:
+        n: patients.
+        copies: an arm and patient, the fewest.
+        refuted: patients whose own primary score excludes .5.
+        traces: patients of whom copies that were not unlearned show a trace.
+        scores: means over patients of each patient's AUC; the primary is `ulira`, which learns the direction.
+        needed: patients that would decide, None when it is decided.
+    """
+
+    method: str
+    group: str
+    unit: Literal["patient"]
+    n: int
+    copies: int
+    refuted: Rate
+    traces: Rate
+    scores: list[Score]
+    detectable: float
+    needed: int | None
+    verdict: Verdict
+    words: str
