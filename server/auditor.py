@@ -71,6 +71,8 @@ def statistics(
         "segments": compared.never.segments.margins.shape[1],
         "identical": compared.identical,
         "certainty": float(np.median(expit(compared.never.segments.margins))),
+        "unlearned": compared.tried.segments.margins.mean(axis=1).tolist(),
+        "never": compared.never.segments.margins.mean(axis=1).tolist(),
         "scores": scores,
         "detectable": detectable_auc(compared.n, variance=compared.variance),
         "needed": _needed(scores[0], compared) if verdict == "INCONCLUSIVE" else None,

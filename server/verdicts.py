@@ -52,6 +52,7 @@ class Statistics(TypedDict):
         n: copies an arm.
         identical: whether all copies of both arms answered alike to the last digit.
         certainty: median probability that copies which never saw the segments give their true labels.
+        unlearned, never: mean margin over the segments, one number a copy, of either arm.
         detectable: smallest AUC told from .5 with 80 % power at this n.
         needed: copies an arm that would decide, None when it is decided.
     """
@@ -63,6 +64,8 @@ class Statistics(TypedDict):
     segments: int
     identical: bool
     certainty: float
+    unlearned: list[float]
+    never: list[float]
     scores: list[Score]
     detectable: float
     needed: int | None
