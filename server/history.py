@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from server import schema
-from server.ledger import Entry, EntryKind, Head, following, head_of
+from server.ledger import Entry, EntryKind, Head, entry_hash, following, head_of
 from server.rows import ConsentEvent, Job, JobEvent, State
+from shared.errors import AuditError
 
 SALT_BYTES = 32
 DESTROYED = bytes(SALT_BYTES)
@@ -32,7 +33,7 @@ KEPT = (
 UNSWEPT = "unswept"  # in `meta`: a salt was destroyed and the write-ahead log may still have it
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(T[0-9:.]+(Z|[+-]\d\d:\d\d)?)?")
-_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_NAME = re.compile(r"(?<![1-9a-f])(0*)([0-9a-f]{64})(?![0-9a-f])")
 
 
 class Names:
@@ -62,7 +63,9 @@ class Names:
     def hide(self, value: Any) -> Any:
         """Return a JSON value whose texts, keys included, name nobody."""
         if isinstance(value, str):
-            return value if _TIME.fullmatch(value) else self._pattern.sub(lambda it: self._by_word[it[0]], value)
+            if _TIME.fullmatch(value) or not any(word in value for word in self._by_word):
+                return value
+            return self._pattern.sub(lambda it: it[1] + self._by_word[it[2]], value)
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(one) for key, one in value.items()}
         return [self.hide(one) for one in value] if isinstance(value, list | tuple) else value
@@ -70,7 +73,7 @@ class Names:
     def show(self, value: Any) -> Any:
         """Return what `hide` was given."""
         if isinstance(value, str):
-            return _NAME.sub(lambda it: self._by_name.get(it[0], it[0]), value)
+            return _NAME.sub(lambda it: it[1] + self._by_name.get(it[2], it[2]), value)
         if isinstance(value, dict):
             return {self.show(key): self.show(one) for key, one in value.items()}
         return [self.show(one) for one in value] if isinstance(value, list) else value
@@ -90,9 +93,9 @@ class Names:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Match the words where they stand alone, the longest first; 7 is no word of 1.75 or of 17."""
+        """Match the words where they stand alone, the longest first; 7 is a word of 007_hr, and none of 1.75 or 17."""
         words = "|".join(re.escape(word) for word in sorted(self._by_word, key=len, reverse=True))
-        return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9]\.)(?:{words})(?![0-9A-Za-z])(?!\.[0-9])")
+        return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9]\.)(0*)({words})(?![0-9A-Za-z])(?!\.[0-9])")
 
 
 def names_of(connection: Connection, patient: str | None = None) -> dict[str, Names]:
@@ -145,6 +148,7 @@ def _last(connection: Connection) -> Entry | None:
 def entries(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Entry]:
     """Return entries in order, also where somebody put bytes that are no text."""
     seq, *texts = schema.ledger.c
+    # TEXT that is no UTF-8 would be the driver's error, and not a finding.
     columns = [sa.cast(column, sa.LargeBinary).label(column.name) for column in texts]
     rows = connection.execute(sa.select(seq, *columns).where(*where).order_by(seq))
     return [Entry(row[0], *(str(text, "utf-8", "surrogateescape") for text in row[1:])) for row in rows]
@@ -170,7 +174,11 @@ def consent_body(names: Names, event: str, scope: str, records: Sequence[str], s
 
 
 def consent_events(connection: Connection, patient: str | None) -> list[ConsentEvent]:
-    """Return what one patient, or everybody, said; of forgotten patients nothing."""
+    """Return what one patient, or everybody, said; of forgotten patients nothing.
+
+    Raises:
+        AuditError: an entry was changed.
+    """
     by_subject = {names.subject: (one, names) for one, names in names_of(connection, patient).items() if names.known}
     column = schema.ledger.c
     mine = [] if patient is None else [column.subject.in_(by_subject)]
@@ -178,7 +186,7 @@ def consent_events(connection: Connection, patient: str | None) -> list[ConsentE
     for entry in entries(connection, column.kind == "consent", *mine):
         if entry.subject in by_subject:
             who, names = by_subject[entry.subject]
-            body = json.loads(entry.body)
+            body = body_of(entry)
             told = tuple(names.show(body["records"]))
             seen, source = _seen(entry, body), names.show(body["source"])
             events.append(ConsentEvent(entry.seq, seen, who, body["event"], body["scope"], told, source))
@@ -193,16 +201,34 @@ def enter_step(connection: Connection, job: Job, state: State, detail: Mapping[s
 
 
 def job_steps(connection: Connection, job: Job) -> list[JobEvent]:
-    """Return the steps of a job; of a forgotten patient's job none."""
+    """Return the steps of a job; of a forgotten patient's job none.
+
+    Raises:
+        AuditError: an entry was changed.
+    """
     names = names_of(connection, job.patient)[job.patient]
     if not names.known:
         return []
     column, steps = schema.ledger.c, []
     for entry in entries(connection, column.subject == names.subject, column.kind.in_(["job", *STEP_KINDS.values()])):
-        body = json.loads(entry.body)
+        body = body_of(entry)
         if body["job"] == names.of("job", job.id):
             steps.append(JobEvent(entry.seq, _seen(entry, body), job.id, body["state"], names.show(body["detail"])))
     return steps
+
+
+def body_of(entry: Entry) -> dict[str, Any]:
+    """Return what an entry tells.
+
+    Raises:
+        AuditError: somebody changed the entry.
+    """
+    if entry_hash(entry) != entry.hash:
+        raise AuditError(
+            f"entry {entry.seq} of the ledger is not what its hash was made of; `lethe ledger verify` says what is "
+            "wrong, and a backup what it was"
+        )
+    return dict(json.loads(entry.body))
 
 
 def _seen(entry: Entry, body: Mapping[str, Any]) -> str:

@@ -129,7 +129,7 @@ class Inventory:
         at = self._clock()
         with self._writing() as connection:
             noted = history.entries(connection, schema.ledger.c.kind == "key")
-            if not noted or json.loads(noted[-1].body)["public_key"] != public_key:
+            if not noted or history.body_of(noted[-1])["public_key"] != public_key:
                 history.append(connection, "key", {"public_key": public_key}, at=at)
 
     def remember(self, name: str, fact: Mapping[str, Any]) -> None:

@@ -91,7 +91,12 @@ class Registry(Inventory):
             return _jobs(connection, schema.jobs.c.id.in_(covering))
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:
-        """Return the consent events in order; a forgotten patient has none that anybody could find."""
+        """Return the consent events in order; a forgotten patient has none that anybody could find.
+
+        Raises:
+            UsageError: there is no such patient.
+            AuditError: an entry of the ledger was changed.
+        """
         with self._reading() as connection:
             who = None if patient is None else _patient(connection, patient).id
             return history.consent_events(connection, who)
@@ -192,6 +197,7 @@ class Registry(Inventory):
 
         Raises:
             UsageError: there is no such job.
+            AuditError: an entry of the ledger was changed.
         """
         with self._reading() as connection:
             return history.job_steps(connection, _job(connection, job_id))
