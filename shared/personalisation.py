@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shared.model import ResNet34
 from shared.package import Public
 from shared.settings import Personalisation, Task
-from shared.training import Examples, apply, fit, hits, task_loss
+from shared.training import Examples, apply, fit, hits, join, task_loss
 
 SplitKind = Literal["record", "time", "none"]
 Layers = Callable[[Tensor], Tensor]
@@ -41,7 +41,45 @@ class Personal:
     reason: str
 
 
-def personalise(general: ResNet34, own: Examples, public: Public, settings: Personalisation) -> Personal:
+@dataclass(frozen=True)
+class Seen:
+    """N segments as frozen layers see them: features, and labels (N, 5)."""
+
+    features: Tensor
+    labels: Tensor
+
+
+class Frozen:
+    """The layers of a model that its copies do not train; segments that come again are evaluated once.
+
+    Many copies of one model learn from the same segments: they share this.
+    """
+
+    def __init__(self, model: ResNet34, settings: Personalisation) -> None:
+        """Take the frozen layers of `model` under the profile of `settings`; the model must not change."""
+        self._part = trained_part(model, settings)
+        self._seen: dict[tuple[int, ...], tuple[tuple[Examples, ...], Seen]] = {}
+        self._logits: dict[int, tuple[Examples, Tensor]] = {}
+
+    def see(self, *parts: Examples) -> Seen:
+        """Return features and labels of all parts, one after the other."""
+        key = tuple(id(part.segments) for part in parts)  # the parts are kept, so that no other tensor gets their id
+        if key not in self._seen:
+            whole = parts[0] if len(parts) == 1 else join(parts)
+            self._seen[key] = parts, Seen(apply(self._part.frozen, whole.segments), whole.labels)
+        return self._seen[key][1]
+
+    def logits(self, part: Examples) -> Tensor:
+        """Return what the whole model says of a part, (N, 5)."""
+        key = id(part.segments)
+        if key not in self._logits:
+            self._logits[key] = part, apply(self._part.trained, self.see(part).features)
+        return self._logits[key][1]
+
+
+def personalise(
+    general: ResNet34, own: Examples, public: Public, settings: Personalisation, *, frozen: Frozen | None = None
+) -> Personal:
     """Fine-tune a copy of `general` on a patient's own segments.
 
     The result depends on the arguments alone: the same segments give the same bytes on the same kind of CPU.
@@ -51,28 +89,26 @@ def personalise(general: ResNet34, own: Examples, public: Public, settings: Pers
         own: the patient's training segments, millivolts.
         public: anchor and gate of the general model's version.
         settings: profile, steps, rates, budget, seed.
+        frozen: the general model's frozen layers, when several copies share them.
 
     Returns:
         The personal model, or the general one with the reason.
     """
     if len(own) == 0:
         return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from")
-    part = _trained_part(general, settings)
-    features, gate = apply(part.frozen, own.segments), apply(part.frozen, public.gate.segments)
-    held = None
+    frozen = frozen or Frozen(general, settings)
+    seen, gate, held = frozen.see(own), frozen.see(public.gate), None
     if settings.profile == "default":
-        anchor = apply(part.frozen, public.anchor.segments)
-        held = Held(anchor, apply(part.trained, anchor))
-    tuned = _learn(copy.deepcopy(general), features, own.labels, settings, held=held)
+        held = Held(frozen.see(public.anchor).features, frozen.logits(public.anchor))
+    tuned = _learn(copy.deepcopy(general), seen.features, seen.labels, settings, held=held)
 
-    def others(model: ResNet34) -> float:
-        logits = apply(_trained_part(model, settings).trained, gate)
-        return hits(logits, public.gate.labels, model.task).float().mean().item() if len(gate) else float("nan")
+    def right(logits: Tensor) -> float:
+        return hits(logits, gate.labels, general.task).float().mean().item() if len(gate.labels) else float("nan")
 
-    before = after = others(general)
+    before = after = right(frozen.logits(public.gate))
     for strength in STRENGTHS:
         model = between(general, tuned, strength)
-        after = others(model)
+        after = right(apply(trained_part(model, settings).trained, gate.features))
         if not before - after > settings.budget:
             return Personal(model, True, "")
     reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, by more than {settings.budget:.3f}"
@@ -90,19 +126,22 @@ def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
     return model
 
 
-def tune(model: ResNet34, examples: Examples, settings: Personalisation, *, epochs: int) -> ResNet34:
-    """Train `model` in place on `examples`, in the layers and at the rate of the profile, and return it.
+def tune(
+    model: ResNet34, parts: Sequence[Examples], settings: Personalisation, *, epochs: int, frozen: Frozen | None = None
+) -> ResNet34:
+    """Train `model` in place on all parts, in the layers and at the rate of the profile, and return it.
 
-    An epoch sees every one of N segments once, in a new order: `epochs` x ceil(N / batch_size) steps.
+    An epoch sees every one of N segments once, in a new order: `epochs` x ceil(N / batch_size) steps. `frozen` are
+    the frozen layers of `model`, when several copies share them.
     """
-    features = apply(_trained_part(model, settings).frozen, examples.segments)
+    seen = (frozen or Frozen(model, settings)).see(*parts)
     generator = torch.Generator().manual_seed(settings.seed)
-    orders = [torch.randperm(len(features), generator=generator) for _ in range(epochs)]
+    orders = [torch.randperm(len(seen.labels), generator=generator) for _ in range(epochs)]
     batches = [rows for order in orders for rows in torch.split(order, settings.batch_size) if len(rows)]
 
     def loss(trained: Layers, step: int) -> Tensor:
         rows = batches[step]
-        return task_loss(trained(features[rows]), examples.labels[rows], model.task)
+        return task_loss(trained(seen.features[rows]), seen.labels[rows], model.task)
 
     return _descend(model, settings, loss, steps=len(batches))
 
@@ -116,7 +155,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A model under a profile: the frozen layers in front, what is trained behind them, and how fast."""
 
     frozen: Layers
@@ -125,11 +164,12 @@ class _Part:
     learning_rate: float
 
 
-def _trained_part(model: ResNet34, settings: Personalisation) -> _Part:
+def trained_part(model: ResNet34, settings: Personalisation) -> Part:
+    """Return the model's layers as the profile divides them."""
     if settings.profile == "paper":
         rate = settings.learning_rate * PAPER_LEARNING_RATE_SCALE
-        return _Part(_identity, model, list(model.parameters()), rate)
-    return _Part(model.trunk, model.tail, model.tail_parameters(), settings.learning_rate)
+        return Part(_identity, model, list(model.parameters()), rate)
+    return Part(model.trunk, model.tail, model.tail_parameters(), settings.learning_rate)
 
 
 def _learn(
@@ -159,7 +199,7 @@ def _descend(
     It works on what the frozen layers made of the segments, evaluated once a segment by the caller. BatchNorm
     keeps its statistics: seven segments of one patient are no population.
     """
-    part = _trained_part(model, settings)
+    part = trained_part(model, settings)
     model.eval().requires_grad_(False)
     for parameter in part.parameters:
         parameter.requires_grad_(True)

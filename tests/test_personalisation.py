@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.model import model_digest, to_bytes
 from shared.package import Public
-from shared.personalisation import accuracy, between, distillation, held_out_mask, personalise, tune
+from shared.personalisation import Frozen, accuracy, between, distillation, held_out_mask, personalise, tune
 from shared.settings import Personalisation
 from shared.training import Examples, apply, task_loss
 
@@ -49,6 +49,31 @@ def test_the_same_segments_give_the_same_bytes(general, public, own):
     first = personalise(general, own, public, SETTINGS).model
     torch.rand(7)  # nothing comes from the global generator
     assert to_bytes(personalise(general, own, public, SETTINGS).model) == to_bytes(first)
+
+
+@pytest.mark.parametrize("profile", ["default", "paper"])
+def test_copies_that_share_their_frozen_layers_are_those_that_do_not(general, public, own, profile):
+    settings = replace(SETTINGS, profile=profile, batch_size=3)
+    frozen = Frozen(general, settings)
+    for seed, segments in ((0, own), (1, own), (1, own[:5])):
+        seeded = replace(settings, seed=seed)
+        alone = personalise(general, segments, public, seeded).model
+        shared = personalise(general, segments, public, seeded, frozen=frozen).model
+        assert to_bytes(shared) == to_bytes(alone)
+        parts = [segments, public.anchor]
+        again = tune(copy.deepcopy(alone), parts, seeded, epochs=1)
+        assert to_bytes(tune(copy.deepcopy(alone), parts, seeded, epochs=1, frozen=frozen)) == to_bytes(again)
+
+
+def test_frozen_layers_see_the_same_segments_once(general, public, own, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        general, "trunk", lambda segments, look=general.trunk: seen.append(len(segments)) or look(segments)
+    )
+    frozen = Frozen(general, SETTINGS)
+    for seed in range(3):
+        personalise(general, own, public, replace(SETTINGS, seed=seed), frozen=frozen)
+    assert sorted(seen) == sorted([len(own), len(public.gate), len(public.anchor)])
 
 
 def test_another_seed_gives_another_copy_when_batches_are_drawn(general, public, own):
@@ -150,7 +175,7 @@ def test_an_epoch_of_tuning_sees_every_segment_once(general, own, epochs, batch_
         return tail(features)
 
     model.tail = watched
-    tune(model, own, replace(SETTINGS, batch_size=batch_size), epochs=epochs)
+    tune(model, [own], replace(SETTINGS, batch_size=batch_size), epochs=epochs)
     assert len(seen) == epochs * -(-len(own) // batch_size)
     expected = sorted(apply(general.trunk, own.segments).flatten(1).sum(1).tolist())
     rows = torch.cat(seen).flatten(1).sum(1).split(len(own))
@@ -161,7 +186,7 @@ def test_an_epoch_of_tuning_sees_every_segment_once(general, own, epochs, batch_
 
 
 def test_tuning_on_nothing_changes_nothing(general):
-    assert to_bytes(tune(copy.deepcopy(general), Examples.empty(), SETTINGS, epochs=2)) == to_bytes(general)
+    assert to_bytes(tune(copy.deepcopy(general), [Examples.empty()], SETTINGS, epochs=2)) == to_bytes(general)
 
 
 sizes = st.lists(st.integers(1, 10), max_size=6)

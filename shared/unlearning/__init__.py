@@ -18,15 +18,13 @@ EXACT = frozenset({"exact"})
 
 
 def parse_methods(names: str) -> tuple[str, ...]:
-    """Return the methods that `unlearning.methods` names, in order, the served one last.
+    """Return the ladder that `unlearning.methods` names: approximate methods in their order, "exact" always last.
 
     Raises:
         UsageError: none, or one that does not exist.
     """
-    methods = tuple(name.strip() for name in names.split(",") if name.strip())
+    methods = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise UsageError(
-            f"unlearning.methods is {names!r}, expected names of {', '.join(METHODS)}, the served one last"
-        )
-    return methods
+        raise UsageError(f"unlearning.methods is {names!r}, expected names of {', '.join(METHODS)}")
+    return (*dict.fromkeys(name for name in methods if name not in EXACT), "exact")

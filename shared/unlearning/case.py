@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from shared.model import ResNet34
 from shared.package import Public
+from shared.personalisation import Frozen
 from shared.settings import Personalisation, Unlearning
 from shared.training import Examples
 
@@ -20,6 +21,7 @@ class Case:
         public: anchor and gate; the anchor stands for the corpus's share of the retain set.
         personalisation: how `personal` was made.
         unlearning: how many epochs an approximate method takes.
+        frozen: the layers in front that `general` and `personal` have in common, when many copies share them.
     """
 
     general: ResNet34
@@ -29,3 +31,4 @@ class Case:
     public: Public
     personalisation: Personalisation
     unlearning: Unlearning
+    frozen: Frozen | None = None

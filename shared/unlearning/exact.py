@@ -16,4 +16,4 @@ def unlearn(case: Case) -> ResNet34:
     """Restore the general model, or personalise it again on what is kept, with the same seed."""
     if len(case.retain) == 0:
         return copy.deepcopy(case.general)
-    return personalise(case.general, case.retain, case.public, case.personalisation).model
+    return personalise(case.general, case.retain, case.public, case.personalisation, frozen=case.frozen).model

@@ -9,11 +9,10 @@ import copy
 
 from shared.model import ResNet34
 from shared.personalisation import tune
-from shared.training import join
 from shared.unlearning.case import Case
 
 
 def unlearn(case: Case) -> ResNet34:
     """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
-    retain = join([case.retain, case.public.anchor])
-    return tune(copy.deepcopy(case.personal), retain, case.personalisation, epochs=case.unlearning.epochs)
+    retain, epochs = [case.retain, case.public.anchor], case.unlearning.epochs
+    return tune(copy.deepcopy(case.personal), retain, case.personalisation, epochs=epochs, frozen=case.frozen)
