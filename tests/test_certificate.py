@@ -1,0 +1,429 @@
+"""A certificate: issued for PASS only, naming nobody, and refused when a single byte of it is another."""
+
+import base64
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from securesystemslib.dsse import Envelope
+
+from server import evidence, keys
+from server.ledger import following
+from server.statement import BUNDLE as BUNDLE_NAME
+from server.statement import MODEL as MODEL_NAME
+from server.verification import verify
+from shared.errors import AuditError, DataError, UsageError, WorkspaceError
+from tests.certified import (
+    BUNDLE,
+    MODEL,
+    NOW,
+    PATIENT,
+    RECORDS,
+    Hospital,
+    acknowledgement,
+    approximate,
+    digest,
+    job,
+    score,
+    statistics,
+    verdict,
+    verified,
+)
+
+FILES = {MODEL_NAME: MODEL, BUNDLE_NAME: BUNDLE}
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of Ed25519's group
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory) -> Hospital:
+    return Hospital.found(tmp_path_factory.mktemp("hospital") / "home")
+
+
+@pytest.fixture(scope="module")
+def data(hospital) -> bytes:
+    return hospital.issue().read_bytes()
+
+
+def failed(report) -> set[str]:
+    return {finding.check for finding in report.findings if finding.holds is False}
+
+
+def refused(data: bytes, public: bytes, **options) -> bool:
+    try:
+        return not verify(data, [public], **{"now": NOW, **options}).accepted
+    except DataError:
+        return True
+
+
+def told(data: bytes) -> dict:
+    return json.loads(base64.b64decode(json.loads(data)["payload"]))
+
+
+def forged(hospital: Hospital, data: bytes, change) -> bytes:
+    """Sign a changed statement with the hospital's own key, as a hospital might that wants to cheat."""
+    content = told(data)
+    change(content)
+    signer = keys.signer(hospital.workspace.keys)
+    envelope = Envelope(json.dumps(content, sort_keys=True, separators=(",", ":")).encode(), evidence.PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return evidence.write(envelope)
+
+
+def test_what_is_issued_is_accepted_with_the_public_key_alone(hospital, data):
+    report = verify(data, [hospital.public], now=NOW, files=FILES)
+    assert report.accepted
+    assert report.sentence.startswith("Accepted")
+    assert {f.check: f.holds for f in report.findings} == {
+        **dict.fromkeys(("form", "signature", "statement", "verdict", "evidence", "figures", "lineage", "dates"), True),
+        **dict.fromkeys(("validity", MODEL_NAME, BUNDLE_NAME), True),
+        "ledger": None,
+    }
+
+
+def test_it_says_what_was_done(data):
+    content = told(data)
+    assert content["_type"] == "https://in-toto.io/Statement/v1"
+    assert content["predicateType"] == "urn:lethe:unlearning-certificate:v1"
+    assert {one["name"]: one["digest"]["sha256"] for one in content["subject"]} == {
+        "served-model": digest(MODEL),
+        "served-bundle.onnx": digest(BUNDLE),
+    }
+    said = content["predicate"]
+    assert said["request"] == {
+        "requested_at": "2026-03-01T09:00:00.000+00:00",
+        "deadline": "2026-03-31T09:00:00.000+00:00",
+        "kept": True,
+        "scope": "records",
+        "records": 2,
+    }
+    assert said["erased"] == {
+        "where": "device",
+        "at": "2026-03-10T11:58:00.000+00:00",
+        "files": 2,
+        "bytes": 1234,
+        "segments": 20,
+    }
+    assert said["lineage"] == {"general": "a" * 64, "before": "b" * 64, "after": digest(MODEL)}
+    assert said["ledger"] == {"seq": 41, "hash": "c" * 64}
+    assert said["version"]["data"] == "e" * 64
+    assert said["subject"] == "d" * 64
+    assert said["audit"]["mode"] == "device"
+    assert type(said["audit"]["after"]["n"]) is int
+    assert b'"n":160,' in base64.b64decode(json.loads(data)["payload"])
+
+
+def test_it_names_neither_patient_nor_record_nor_job_nor_path(hospital, data):
+    text = base64.b64decode(json.loads(data)["payload"]).decode()
+    names = [PATIENT, *RECORDS, *(record.split("-")[1] for record in RECORDS), job().id, str(hospital.workspace.home)]
+    assert [name for name in names if name in text] == []
+
+
+def test_what_a_device_says_of_its_refusal_does_not_get_in(hospital):
+    path = hospital.issue(verdict(after=None, before=None, seeds=[], words=f"refused: /data/{RECORDS[0]} is full"))
+    assert "/data" not in json.dumps(told(path.read_bytes()))
+    assert verify(path.read_bytes(), [hospital.public], now=NOW).accepted
+
+
+def test_the_key_that_signs_is_noted_before_the_head_is_taken(hospital):
+    hospital.issue()
+    assert hospital.noted[-1] == keys.fingerprint(hospital.public)
+
+
+def test_no_byte_of_the_file_can_be_changed(hospital, data):
+    for place in range(len(data)):
+        byte = data[place] ^ 1 << place % 8
+        assert refused(data[:place] + bytes([byte]) + data[place + 1 :], hospital.public), place
+
+
+def test_no_byte_can_be_lost_or_added(hospital, data):
+    for place in range(0, len(data), 7):
+        assert refused(data[:place] + data[place + 1 :], hospital.public)
+        assert refused(data[:place] + data[place : place + 1] + data[place:], hospital.public)
+    for more in (b"\n", b" ", b"\0", b"{}"):
+        assert refused(data + more, hospital.public)
+
+
+@pytest.mark.parametrize("length", [0, 1, 10, 1000, -1, -2, -200])
+def test_a_truncated_file_is_no_certificate(hospital, data, length):
+    with pytest.raises(DataError):
+        verify(data[:length], [hospital.public], now=NOW)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"null",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"payload":1,"payloadType":"x","signatures":[]}',
+        b'{"payload":"","payloadType":"x","signatures":[{}]}',
+        b'{"payload":"","payloadType":"x","signatures":[7]}',
+        b'{"payload":"","payloadType":"application/vnd.in-toto+json","signatures":[]}',
+        b'{"payload":"","payloadType":7,"signatures":[]}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b" " * 2_000_000,
+        '{"payload": "\ud800"}'.encode("utf-8", "surrogatepass"),
+    ],
+)
+def test_what_is_no_certificate_is_named_so(hospital, content):
+    with pytest.raises(DataError, match="expected"):
+        verify(content, [hospital.public], now=NOW)
+
+
+def test_the_same_envelope_written_otherwise_is_refused(hospital, data):
+    envelope = json.loads(data)
+    signature = envelope["signatures"][0]
+    raw = bytearray(base64.b64decode(signature["sig"]))
+    raw[32:] = (int.from_bytes(raw[32:], "little") + ORDER).to_bytes(32, "little")
+    variants = [
+        {**envelope, "more": 1},
+        {**envelope, "signatures": [{**signature, "note": "unsigned"}]},
+        {**envelope, "signatures": [signature, {**signature, "keyid": "0" * 64}]},
+        {**envelope, "signatures": [{**signature, "keyid": "0" * 64}]},
+        {**envelope, "signatures": [{**signature, "sig": base64.b64encode(raw).decode()}]},
+        {**envelope, "payloadType": "application/json"},
+    ]
+    for variant in variants:
+        assert refused(json.dumps(variant, sort_keys=True, separators=(",", ":")).encode() + b"\n", hospital.public)
+    assert refused(json.dumps(envelope, indent=2).encode(), hospital.public)
+    assert not refused(json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode() + b"\n", hospital.public)
+
+
+def test_another_key_verifies_nothing(data, tmp_path):
+    other = Hospital.found(tmp_path / "other")
+    report = verify(data, [other.public], now=NOW, files=FILES)
+    assert failed(report) == {"signature"}
+    assert report.certificate is None
+    assert "Accepted" not in report.sentence
+
+
+def test_a_pass_that_somebody_else_signed_is_refused(hospital, tmp_path):
+    other = Hospital.found(tmp_path / "other")
+    envelope = json.loads(other.issue().read_bytes())
+    assert refused(evidence.write(Envelope.from_dict(json.loads(json.dumps(envelope)))), hospital.public)
+    envelope["signatures"][0]["keyid"] = keys.fingerprint(hospital.public)
+    report = verify(evidence.write(Envelope.from_dict(envelope)), [hospital.public], now=NOW)
+    assert failed(report) == {"signature"}
+
+
+def test_a_key_must_be_given_and_be_a_public_one(data):
+    with pytest.raises(UsageError, match="no public key"):
+        verify(data, [], now=NOW)
+    with pytest.raises(DataError, match="no public key in PEM"):
+        verify(data, [b"ssh-ed25519 AAAA"], now=NOW)
+
+
+def test_after_a_rotation_old_certificates_verify_with_the_key_that_is_kept(tmp_path):
+    hospital = Hospital.found(tmp_path / "home")
+    before = hospital.issue().read_bytes()
+    keys.rotate(hospital.workspace.keys)
+    after = hospital.issue().read_bytes()
+    new, old = (key.path.read_bytes() for key in keys.known(hospital.workspace.keys))
+    for data, good, bad in ((before, old, new), (after, new, old)):
+        assert verify(data, [good], now=NOW).accepted
+        assert verify(data, [bad, good], now=NOW).accepted
+        assert failed(verify(data, [bad], now=NOW)) == {"signature"}
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [(3650, "expired"), (36500, "expired"), (-1, "clock"), (3649.99, None), (-0.003, None)],
+)
+def test_it_holds_from_its_issue_to_its_end(hospital, data, days, says):
+    report = verify(data, [hospital.public], now=NOW + timedelta(days=days))
+    assert report.accepted == (says is None)
+    assert says is None or says in report.sentence
+
+
+@pytest.mark.parametrize("name", [MODEL_NAME, BUNDLE_NAME])
+def test_a_file_with_one_bit_changed_is_not_the_certified_one(hospital, data, name):
+    for bit in range(8 * len(FILES[name])):
+        changed = bytearray(FILES[name])
+        changed[bit // 8] ^= 1 << bit % 8
+        report = verify(data, [hospital.public], now=NOW, files={**FILES, name: bytes(changed)})
+        assert failed(report) == {name}
+
+
+def test_bundle_and_model_cannot_be_swapped(hospital, data):
+    report = verify(data, [hospital.public], now=NOW, files={MODEL_NAME: BUNDLE, BUNDLE_NAME: MODEL})
+    assert failed(report) == {MODEL_NAME, BUNDLE_NAME}
+
+
+def test_the_ledger_must_still_have_the_entry_that_was_its_head(tmp_path):
+    hospital, entries = Hospital.found(tmp_path / "home"), []
+    for number in range(4):
+        last = entries[-1] if entries else None
+        entries.append(following(last, at=f"2026-03-0{number + 1}", kind="run", subject="", body={"n": number}))
+    hospital.head = (entries[2].seq, entries[2].hash)
+    data = hospital.issue().read_bytes()
+    holds = {"whole": entries, "cut off after it": entries[:3]}
+    breaks = {
+        "cut off before it": entries[:2],
+        "one changed": [entries[0], replace(entries[1], body='{"n":9}'), *entries[2:]],
+        "empty": [],
+    }
+    for ledger in holds.values():
+        assert verify(data, [hospital.public], now=NOW, ledger=ledger).accepted
+    for ledger in breaks.values():
+        assert failed(verify(data, [hospital.public], now=NOW, ledger=ledger)) == {"ledger"}
+
+
+def _set(*path, to):
+    def change(content):
+        for part in path[:-1]:
+            content = content[part]
+        content[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (_set("predicate", "audit", "verdict", to="FAIL"), "verdict"),
+        (_set("predicate", "audit", "verdict", to="INCONCLUSIVE"), "verdict"),
+        (_set("predicate", "audit", "bytes", "checks", 0, "holds", to=False), "evidence"),
+        (_set("predicate", "audit", "bytes", "holds", to=False), "evidence"),
+        (_set("predicate", "audit", "bytes", "checks", to=[]), "evidence"),
+        (_set("predicate", "audit", "after", "verdict", to="FAIL"), "evidence"),
+        (_set("predicate", "audit", "after", "method", to="finetune"), "evidence"),
+        (_set("predicate", "method", "exact", to=False), None),
+        (_set("predicate", "request", "scope", to="patient"), "evidence"),
+        (_set("predicate", "audit", "after", "scores", 0, "low95", to=0.6), "figures"),
+        (_set("predicate", "audit", "seeds", to=[]), "figures"),
+        (_set("predicate", "request", "kept", to=False), "dates"),
+        (_set("predicate", "valid_until", to="2026-03-09T00:00:00+00:00"), "dates"),
+        (_set("predicate", "lineage", "after", to="f" * 64), "lineage"),
+        (_set("subject", 1, "digest", "sha256", to="f" * 64), "lineage"),
+        (_set("predicate", "key", to="f" * 64), "statement"),
+    ],
+)
+def test_a_signature_does_not_make_a_contradiction_true(hospital, data, change, check):
+    report = verify(forged(hospital, data, change), [hospital.public], now=NOW)
+    assert report.accepted == (check is None)
+    assert check is None or check in failed(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("predicate", "patient", to="15709"),
+        _set("predicate", "subject", to="15709"),
+        _set("predicate", "request", "records", to=2.5),
+        _set("predicate", "request", "records", to="2"),
+        _set("predicate", "issued_at", to="2026-03-10T12:00:00"),
+        _set("predicate", "issued_at", to="yesterday"),
+        _set("predicate", "audit", "after", "scores", 0, "auc", to=1.5),
+        _set("predicate", "audit", "after", "scores", 0, "auc", to=None),
+        _set("predicate", "audit", "after", "n", to=160.0),
+        _set("predicateType", to="https://slsa.dev/provenance/v1"),
+        _set("_type", to="https://in-toto.io/Statement/v0.1"),
+        _set("subject", to=[]),
+        lambda content: content["predicate"].pop("ledger"),
+    ],
+)
+def test_a_signed_statement_of_another_form_is_no_certificate(hospital, data, change):
+    with pytest.raises(DataError, match="what was signed is no"):
+        verify(forged(hospital, data, change), [hospital.public], now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"verdict": "INCONCLUSIVE"}, "say INCONCLUSIVE"),
+        ({"scores": [score(low90=0.39, low95=0.38)]}, "90 % interval 0.390 to 0.570"),
+        ({"scores": [score(high90=0.61, high95=0.62)]}, "90 % interval 0.450 to 0.610"),
+        ({"scores": [score(epsilon=0.1)]}, "epsilon is 0.1, expected 0"),
+        ({"scores": [score(auc=0.53, low95=0.501, low90=0.51)]}, "95 % interval excludes"),
+        ({"scores": [score(), score("rmia", p=0.01, p_holm=0.04)]}, "score rmia rejects"),
+        ({"scores": []}, "one primary score"),
+    ],
+)
+def test_an_approximate_method_is_certified_by_its_statistics_only(hospital, values, says):
+    assert verify(hospital.issue(approximate()).read_bytes(), [hospital.public], now=NOW).accepted
+    with pytest.raises(AuditError, match=says):
+        hospital.issue(approximate(**values))
+
+
+@pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])
+def test_only_pass_is_certified(tmp_path, outcome):
+    hospital = Hospital.found(tmp_path / "home")
+    with pytest.raises(AuditError, match=f"the verdict is {outcome}"):
+        hospital.issue(verdict(verdict=outcome))
+    assert list(hospital.workspace.certificates.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"verified": None},
+        {"verified": verified(status="refused")},
+        {"verified": verified(served="f" * 64)},
+        {"verified": verified(bundle="f" * 64)},
+        {"verified": verified(slot=4)},
+        {"acknowledgement": acknowledgement(job="job-2")},
+        {"acknowledgement": acknowledgement(status="refused")},
+        {"now": NOW - timedelta(days=30)},
+        {"told": verdict(after=statistics(scores=[score(auc=float("nan"))]))},
+        {"told": verdict(after=statistics(scores=[score(low95=0.9)]))},
+        {"told": verdict(bytes={"holds": True, "checks": []})},
+    ],
+)
+def test_answers_that_contradict_are_not_certified(tmp_path, values):
+    hospital = Hospital.found(tmp_path / "home")
+    with pytest.raises(AuditError, match=r"job-1f2e (is not|cannot be) certified"):
+        hospital.issue(**values)
+    assert list(hospital.workspace.certificates.iterdir()) == []
+
+
+def test_without_a_key_nothing_is_issued_and_it_says_how_to_make_one(tmp_path):
+    hospital = Hospital.found(tmp_path / "home")
+    (hospital.workspace.keys / "signing.pem").unlink()
+    with pytest.raises(WorkspaceError, match=r"no signing key at .*`lethe keys rotate` makes a new one"):
+        hospital.issue()
+    keys.rotate(hospital.workspace.keys)
+    assert verify(hospital.issue().read_bytes(), [hospital.public], now=NOW).accepted
+
+
+def test_a_missed_deadline_is_certified_as_missed(hospital):
+    late = NOW + timedelta(days=100)
+    report = verify(hospital.issue(now=late).read_bytes(), [hospital.public], now=late)
+    assert report.accepted
+    assert not report.certificate.predicate.request.kept
+    assert any("missed" in finding.words for finding in report.findings)
+
+
+def test_where_no_model_is_served_the_certificate_says_so(hospital):
+    path = hospital.issue(
+        job=job(scope="patient"),
+        acknowledgement=replace(acknowledgement(), after="", bundle=""),
+        verified=verified(served="", bundle=""),
+    )
+    report = verify(path.read_bytes(), [hospital.public], now=NOW)
+    assert report.accepted
+    assert any("none is served" in finding.words for finding in report.findings)
+    assert refused(path.read_bytes(), hospital.public, files={MODEL_NAME: MODEL})
+
+
+def test_verifying_needs_neither_torch_nor_a_database():
+    code = "import sys, server.verification; print(sorted({'torch', 'sqlalchemy', 'flwr', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_private_key_is_in_its_file_and_nowhere_else(tmp_path):
+    hospital = Hospital.found(tmp_path / "home")
+    hospital.issue()
+    secret = (hospital.workspace.keys / "signing.pem").read_text().splitlines()[1]
+    raw = base64.b64decode(secret)[-32:]
+    found = [path.name for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert found == ["signing.pem"]
+    forms = [raw, raw.hex().encode(), base64.b64encode(raw)]
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != "signing.pem":
+            assert not any(form in path.read_bytes() for form in forms)
