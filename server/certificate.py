@@ -4,12 +4,12 @@ Nothing is signed that `server/verification.py` would not accept. The patient is
 records and paths stay out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
@@ -26,12 +26,15 @@ from server.statement import (
     Method,
     Predicate,
     Request,
+    Score,
     Sha256,
     Statement,
+    Statistics,
     Subject,
     Version,
 )
 from server.verdicts import JobVerdict
+from server.verdicts import Statistics as Figures
 from server.verification import EMPTY, content
 from server.workspace import Workspace
 from shared.audit_messages import VerifyReply
@@ -187,10 +190,22 @@ def _erased(acknowledgement: UnlearnReply) -> Erased:
 
 def _audit(verdict: JobVerdict, settings: Settings) -> Audit:
     """Return the verdict with its figures; where no copies were compared its words may quote a device, and go."""
-    told = {name: value for name, value in verdict.items() if name not in ("method", "exact")}
     words = verdict["words"] if verdict["after"] else BYTES_ALONE
+    parts = {"before": _figures(verdict["before"]), "after": _figures(verdict["after"])}
+    parts["retained"] = _figures(verdict["retained"])
     mode = "white-box" if settings.audit.white_box else "device"
-    return Audit.model_validate({**told, "words": words, "mode": mode})
+    return Audit.model_validate(_fields(Audit, {**verdict, **parts, "words": words, "mode": mode}))
+
+
+def _figures(told: Figures | None) -> dict[str, Any] | None:
+    """Return the aggregates; what single copies said stays out."""
+    if told is None:
+        return None
+    return _fields(Statistics, {**told, "scores": [_fields(Score, one) for one in told["scores"]]})
+
+
+def _fields(part: type[BaseModel], told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: told[name] for name in part.model_fields}
 
 
 def _data(models: Sequence[ModelRow], general: str) -> str:

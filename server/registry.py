@@ -115,6 +115,16 @@ class Registry(Inventory):
         with self._reading() as connection:
             return _patient(connection, patient)
 
+    def subject(self, patient: str) -> str:
+        """Return the patient's name in the ledger, "" once it is forgotten.
+
+        Raises:
+            UsageError: there is no such patient.
+        """
+        with self._reading() as connection:
+            one = _patient(connection, patient).id
+            return history.names_of(connection, one)[one].subject
+
     def records(
         self, patient: str | None = None, *, role: Role | None = None, consented_only: bool = True
     ) -> list[RecordRow]:

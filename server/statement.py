@@ -70,7 +70,6 @@ class Statistics(_Part):
     Attributes:
         identical: whether all copies of both arms answered alike to the last digit.
         certainty: median probability that copies which never saw the segments give their true labels.
-        unlearned, never: mean margin over the segments, one number a copy, of either arm.
         detectable: smallest AUC that would have been told from .5 with 80 % power.
         needed: copies an arm that would decide, None where nothing is open.
     """
@@ -82,8 +81,6 @@ class Statistics(_Part):
     segments: Count
     identical: bool
     certainty: Share
-    unlearned: Annotated[list[float], Field(default_factory=list)]
-    never: Annotated[list[float], Field(default_factory=list)]
     scores: list[Score]
     detectable: Share
     needed: Count | None

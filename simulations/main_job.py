@@ -36,11 +36,14 @@ def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, d
         The workspace, and what enrolment found, with the records left out by reason.
     """
     from server import keys
+    from server.registry import Registry
     from simulations.enrol import enrol_cohort
 
     with Workspace.building(home, data=data) as workspace:
-        keys.make(workspace.keys)
+        key = keys.make(workspace.keys)
         found = enrol_cohort(workspace, settings, progress=progress)
+        with Registry.open(workspace.registry_path) as registry:
+            registry.note_key(key)
         scenarios.keep(settings, home=home.resolve(), folder=workspace.home)
     return Workspace.open(home), found
 

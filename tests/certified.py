@@ -40,7 +40,7 @@ def score(name: str = "margin", **values: Any) -> dict[str, Any]:
 def statistics(method: str = "exact", **values: Any) -> dict[str, Any]:
     told = {"method": method, "group": "forgotten", "unit": "copy", "n": 160, "segments": 20, "identical": False}
     told |= {"certainty": 0.8, "scores": [score(), score("ulira", p_holm=1.0)], "detectable": 0.59, "needed": None}
-    return told | {"verdict": "PASS", "words": "160 copies an arm do not tell."} | values
+    return told | {"verdict": "PASS", "words": "160 copies an arm do not tell.", "unlearned": [0.123456789]} | values
 
 
 def verdict(**values: Any) -> dict[str, Any]:

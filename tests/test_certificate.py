@@ -118,7 +118,7 @@ def test_it_says_what_was_done(data):
 def test_it_names_neither_patient_nor_record_nor_job_nor_path(hospital, data):
     text = base64.b64decode(json.loads(data)["payload"]).decode()
     names = [PATIENT, *RECORDS, *(record.split("-")[1] for record in RECORDS), job().id, str(hospital.workspace.home)]
-    assert [name for name in names if name in text] == []
+    assert [name for name in [*names, "0.123456789"] if name in text] == []  # the last is what one copy said
 
 
 def test_what_a_device_says_of_its_refusal_does_not_get_in(hospital):
