@@ -98,6 +98,10 @@ class Comparison:
         """Return the variance of the primary AUC under the null, times n."""
         return BINOMIAL if self.constant else MANN_WHITNEY
 
+    def primary(self) -> Score:
+        """Return the primary score with its figures."""
+        return self._figures(PRIMARY, SCORES[PRIMARY](self.tried, self.never))
+
     def scored(self) -> dict[str, Scored]:
         """Return every score of both arms."""
         return {name: score(self.tried, self.never) for name, score in SCORES.items()}
@@ -113,7 +117,7 @@ class Comparison:
     def _figures(self, name: str, scored: Scored) -> Score:
         tried, never = scored.tried, scored.never
         value = auc_of(scored)
-        n = self.n // 2 if scored.crossed else self.n  # two halves that agree by construction count once
+        n = self.n // 2 if scored.directed else self.n  # halves that agree by construction count once
         constant = _constant(tried) or _constant(never)
         low90, high90 = auc_interval(value, n, confidence=0.90, constant=constant)
         low95, high95 = auc_interval(value, n, confidence=0.95, constant=constant)
@@ -130,7 +134,7 @@ class Comparison:
             "p_holm": p,
             "tpr_at_1": tpr_at(tried, never, fpr=0.01),
             "tpr_at_5": tpr_at(tried, never, fpr=0.05),
-            "epsilon": epsilon_bound(tried, never, both=not scored.crossed),
+            "epsilon": epsilon_bound(tried, never, both=not scored.directed),
         }
 
 

@@ -91,7 +91,7 @@ def _read(reply: AuditReply, method: str, *, group: str, seed: int) -> _Patient:
     tried = Comparison.of(reply, method, group=group, seed=seed)
     kept = Comparison.of(reply, NOTHING, group=group, seed=seed)
     refuted, trace = (
-        not primary["low95"] <= 0.5 <= primary["high95"] for primary in (one.scores()[0] for one in (tried, kept))
+        not primary["low95"] <= 0.5 <= primary["high95"] for primary in (one.primary() for one in (tried, kept))
     )
     return _Patient(tried.scored(), tried.n, refuted, trace)
 
@@ -154,7 +154,7 @@ def _p(each: Floats, *, one_sided: bool) -> float:
 
 
 def _spread(each: Sequence[float]) -> float:
-    """Return the variance of a patient's AUC; never less than that of a copy's share of 0 or 1 would make it."""
+    """Return the variance of a patient's AUC over patients; above 0, because it is divided by."""
     return max(float(np.var(each, ddof=1)), 1e-6)
 
 

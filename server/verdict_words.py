@@ -29,7 +29,7 @@ def statistics_words(found: Statistics) -> str:
         compared = f"{found['n']} copies that were not unlearned against {found['n']} that never saw the {segments}"
     head = f"{compared}; {described(primary)}."
     if found["identical"]:
-        head += " All copies of both arms answered alike to the last digit; by answers nobody tells them apart."
+        head += " All copies of both arms answered alike to the last digit; nobody tells them apart by these answers."
     return f"{head} {_conclusion(found, primary, _rejections(others), COPIES)}"
 
 
@@ -87,7 +87,9 @@ def _conclusion(
     power = f"with {n} {units.many} an AUC of {found['detectable']:.2f} is the smallest told from .5 four times in five"
     if found["verdict"] == "PASS":
         return f"Not falsified at this power: the 90 % interval is within .5 ± {EQUIVALENT:.2f}, and {power}."
-    why = f"That decides nothing: {power}"
+    if found["unit"] == "copy" and found["identical"]:
+        return "Equal answers measure nothing; the bytes have to decide."
+    why = f"That decides nothing by itself: {power}"
     if primary["epsilon"] > 0:
         why += f", and epsilon is at least {primary['epsilon']:.2f}"
     if rejections:

@@ -157,7 +157,8 @@ def epsilon_bound(positive: Floats, negative: Floats, *, both: bool = True) -> f
     (p1, p2), (n1, n2) = _halves(positive), _halves(negative)
     candidates = []
     for sign in (1.0, -1.0) if both else (1.0,):
-        cuts = np.unique(np.concatenate([sign * p1, sign * n1]))
+        seen = np.unique(np.concatenate([sign * p1, sign * n1]))
+        cuts = (seen[1:] + seen[:-1]) / 2 if len(seen) > 1 else seen  # halfway: the other half is not the same numbers
         wrong = len(n1) - np.searchsorted(np.sort(sign * n1), cuts)
         missed = np.searchsorted(np.sort(sign * p1), cuts)
         fpr, fnr = _upper(wrong, len(n1)), _upper(missed, len(p1))

@@ -61,13 +61,16 @@ class Scored:
 
     Attributes:
         tried, never: one number a copy, (K,) each.
-        crossed: whether each half of the copies was scored with what the other half taught. The halves may then be
-            compared within themselves only, and agree with each other more than chance would have it.
+        crossed: whether each half of the copies was scored with what the other half taught; then the halves may be
+            compared within themselves only.
+        directed: whether the halves taught each other which way a difference goes. Then both give about the same AUC,
+            by chance too, and count as one.
     """
 
     tried: Floats
     never: Floats
     crossed: bool = False
+    directed: bool = False
 
 
 def margin(tried: Arm, never: Arm) -> Scored:
@@ -84,7 +87,7 @@ def ulira(tried: Arm, never: Arm) -> Scored:
     of its own arm down, and the AUC of equal arms comes out below .5.
     The direction of a difference is learnt, so that residual and overshoot both give an AUC above .5.
     """
-    return _crossed(tried, never, _likelihood_ratio)
+    return _crossed(tried, never, _likelihood_ratio, directed=True)
 
 
 def rmia(tried: Arm, never: Arm) -> Scored:
@@ -94,7 +97,7 @@ def rmia(tried: Arm, never: Arm) -> Scored:
     (p(x | copy) / p(x)) / (p(z | copy) / p(z)) >= 1, mean over segments x. Reference models, whose mean probability is
     p(.), are the never-copies of the other half.
     """
-    return _crossed(tried, never, _relative)
+    return _crossed(tried, never, _relative, directed=False)
 
 
 def loss(tried: Arm, never: Arm) -> Scored:
@@ -151,13 +154,14 @@ def modified_entropy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
 _Halved = Callable[[Arm, Arm, Arm], Floats]  # fit on two arms' halves, score a third's: (k,)
 
 
-def _crossed(tried: Arm, never: Arm, score: _Halved) -> Scored:
+def _crossed(tried: Arm, never: Arm, score: _Halved, *, directed: bool) -> Scored:
     """Score each half of the copies with what the other half taught."""
     pairs = list(zip(_halves(tried), _halves(never), strict=True))
     both = [
         (score(*taught, one), score(*taught, other)) for taught, (one, other) in zip(pairs[::-1], pairs, strict=True)
     ]
-    return Scored(np.concatenate([t for t, _ in both]), np.concatenate([n for _, n in both]), crossed=True)
+    first, second = (np.concatenate([arms[place] for arms in both]) for place in (0, 1))
+    return Scored(first, second, crossed=True, directed=directed)
 
 
 def _halves(arm: Arm) -> tuple[Arm, Arm]:

@@ -1,0 +1,330 @@
+"""Doing nothing and overshooting fail, what cannot be judged is never a PASS, and words follow the numbers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from server.auditor import bytes_of, choose, judge_job, judge_method, statistics, wants_confirmation
+from shared.audit_messages import AuditReply, Readings, VerifyReply
+from shared.errors import AuditError
+from shared.messages import UnlearnReply
+
+EXACT = frozenset({"exact"})
+SHIFTS = {"nothing": 2.0, "finetune": 2.0, "overshoot": -2.0, "exact": 0.0}
+OK = UnlearnReply("job", 3, "ok", served="exact", general="general", before="old", after="model", bundle="onnx")
+ON_DISK = VerifyReply(
+    "job", 3, "ok", general="general", served="model", bundle="onnx", fresh="model", records=("kept",)
+)
+
+
+def readings(margins) -> Readings:
+    margins = np.array(margins, dtype=float)
+    parts = margins, np.logaddexp(0, -margins), margins - 1, margins - 0.1
+    return Readings(*(tuple(map(tuple, part.tolist())) for part in parts))
+
+
+def answer(seed=0, *, copies=16, shifts=SHIFTS, sure=0.0, segments=4) -> AuditReply:
+    """Margins of one patient: normal around each segment's own, shifted by what an arm knows more."""
+    rng = np.random.default_rng(seed)
+    base = {"forgotten": rng.normal(sure, 1, segments), "retained": rng.normal(size=3), "control": rng.normal(size=30)}
+
+    def arm(shift):
+        shifted = {"forgotten": shift}
+        return {
+            group: readings(mean + shifted.get(group, 0.0) + rng.normal(size=(copies, len(mean))))
+            for group, mean in base.items()
+        }
+
+    return AuditReply("job", 3, "ok", arms={name: arm(shift) for name, shift in {"never": 0.0, **shifts}.items()})
+
+
+def changed(reply, arm, group, **parts) -> AuditReply:
+    arms = {name: dict(groups) for name, groups in reply.arms.items()}
+    arms[arm][group] = replace(arms[arm][group], **parts)
+    return replace(reply, arms=arms)
+
+
+def single_model(copies=16) -> AuditReply:
+    """A full withdrawal: the exact copies and those that never saw the patient are the general model."""
+    same = {"forgotten": readings(np.full((copies, 4), 1.5)), "control": readings(np.zeros((copies, 9)))}
+    other = {**same, "forgotten": readings(np.random.default_rng(0).normal(3, 0.5, (copies, 4)))}
+    return AuditReply("job", 3, "ok", arms={"never": same, "exact": same, "nothing": other, "finetune": other})
+
+
+def judged(reply, *, method="exact", found=None, **more):
+    found = found or checked()
+    return judge_job(reply, found, job="job", slot=3, method=method, exact=method in EXACT, seeds=[0], **more)
+
+
+def checked(scope="records", verified=ON_DISK, *, acknowledged=OK, clean=True, exact=True, weights=None):
+    return bytes_of(
+        scope, ["gone"], acknowledged, verified, general="general", lineage_clean=clean, exact=exact, weights=weights
+    )
+
+
+def test_doing_nothing_fails_as_a_trace_and_overshooting_fails_as_one():
+    residual, overshoot = (statistics(answer(), method, seed=0) for method in ("nothing", "overshoot"))
+    assert (residual["verdict"], overshoot["verdict"]) == ("FAIL", "FAIL")
+    assert "trace is left" in residual["words"]
+    assert "overshoots" in overshoot["words"]
+    assert residual["needed"] is None
+
+
+def test_sixteen_copies_of_an_equal_arm_decide_nothing_and_say_how_many_would():
+    found = statistics(answer(), "exact", exact=True, seed=0)
+    assert found["verdict"] == "INCONCLUSIVE"
+    assert found["needed"] > 16
+    assert found["detectable"] == pytest.approx(0.79, abs=0.005)
+    assert f"About {found['needed']} copies" in found["words"]
+
+
+def test_many_copies_of_an_equal_arm_pass_and_no_more_is_said_than_not_falsified():
+    found = statistics(answer(2, copies=400, shifts={"nothing": 2.0, "finetune": 0.0}), "finetune", seed=0)
+    assert found["verdict"] == "PASS"
+    assert "Not falsified at this power" in found["words"]
+    assert found["scores"][0]["epsilon"] == 0
+
+
+def test_the_primary_score_comes_first_and_alone_keeps_its_p():
+    scores = statistics(answer(), "finetune", seed=0)["scores"]
+    assert [score["primary"] for score in scores] == [True] + [False] * 6
+    assert scores[0]["p_holm"] == scores[0]["p"]
+    assert all(score["p_holm"] >= score["p"] for score in scores[1:])
+    assert scores[0]["tpr_at_1"] is None  # sixteen copies know no rate of one in a hundred
+
+
+def test_a_difference_that_only_a_secondary_score_sees_fails_an_approximate_method_alone():
+    reply = answer(1, shifts={"nothing": 2.0, "exact": 0.0})
+    margins = np.array(reply.arms["exact"]["forgotten"].margins)
+    reply = changed(reply, "exact", "forgotten", attacked=tuple(map(tuple, (margins - 5).tolist())))
+    assert statistics(reply, "exact", exact=True, seed=0)["verdict"] == "INCONCLUSIVE"
+    found = statistics(reply, "exact", exact=False, seed=0)
+    assert found["verdict"] == "FAIL"
+    assert "told apart by FGSM discrepancy" in found["words"]
+
+
+def test_too_few_copies_decide_nothing_however_far_apart():
+    found = statistics(answer(copies=4, shifts={"nothing": 9.0}), "nothing", seed=0)
+    assert (found["verdict"], found["scores"][0]["auc"]) == ("INCONCLUSIVE", 1.0)
+    assert found["needed"] >= 8
+
+
+def test_retraining_is_refuted_no_more_often_than_one_time_in_twenty():
+    failed = sum(
+        statistics(answer(seed, shifts={"exact": 0.0}), "exact", exact=True, seed=seed)["verdict"] == "FAIL"
+        for seed in range(150)
+    )
+    assert failed / 150 <= 0.08
+
+
+def without(reply, arm, group=None):
+    arms = {name: dict(groups) for name, groups in reply.arms.items()}
+    if group is None:
+        del arms[arm]
+    else:
+        del arms[arm][group]
+    return replace(reply, arms=arms)
+
+
+NAN = ((float("nan"),) * 4,) * 16
+BROKEN = {
+    "no arm": without(answer(), "finetune"),
+    "no reference": without(answer(), "never"),
+    "no segments": without(answer(), "finetune", "forgotten"),
+    "no controls": without(answer(), "never", "control"),
+    "margins that are no numbers": changed(answer(), "finetune", "forgotten", margins=NAN),
+    "a noised margin that is infinite": changed(answer(), "never", "control", noised=((float("inf"),) * 30,) * 16),
+    "an entropy less": changed(answer(), "finetune", "forgotten", entropy=((1.0,) * 4,) * 15),
+    "ragged rows": changed(answer(), "finetune", "forgotten", margins=((1.0,) * 4,) * 15 + ((1.0,) * 3,)),
+    "margins missing": changed(answer(), "finetune", "forgotten", margins=()),
+    "arms of different size": replace(answer(), arms={**answer().arms, "finetune": answer(copies=8).arms["finetune"]}),
+    "other segments": replace(answer(), arms={**answer().arms, "finetune": answer(segments=5).arms["finetune"]}),
+    "one copy": answer(copies=1),
+    "no segment at all": answer(segments=0),
+    "refused": AuditReply("job", 3, "refused", reason="the device has no personal model"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_cannot_be_judged_is_refused_by_name_and_lets_nothing_pass(case):
+    with pytest.raises(AuditError) as told:
+        statistics(BROKEN[case], "finetune", seed=0)
+    assert "job" in str(told.value)
+    assert told.value.exit_code == 4
+    assert choose(BROKEN[case], ("finetune", "exact"), EXACT, seed=0) == "exact"
+
+
+@pytest.mark.parametrize(("job", "slot"), [("another", 3), ("job", 4)])
+def test_an_answer_of_another_job_or_device_is_not_used(job, slot):
+    with pytest.raises(AuditError, match="not used"):
+        judge_job(answer(), checked(), job=job, slot=slot, method="exact", exact=True, seeds=[0])
+    with pytest.raises(AuditError, match="not used"):
+        checked(verified=replace(ON_DISK, job=job, slot=slot))
+
+
+def test_the_ladder_ends_at_exact():
+    passing = answer(2, copies=400, shifts={"nothing": 2.0, "finetune": 0.0, "overshoot": -2.0, "exact": 0.0})
+    assert choose(passing, ("overshoot", "finetune", "exact"), EXACT, seed=0) == "finetune"
+    assert choose(answer(), ("overshoot", "finetune", "exact"), EXACT, seed=0) == "exact"
+    assert choose(passing, ("overshoot",), EXACT, seed=0) == "exact"
+    assert choose(None, ("finetune",), EXACT, seed=0) == "exact"
+
+
+def test_bytes_of_a_partial_withdrawal_are_those_of_a_fresh_copy():
+    assert checked()["holds"]
+    assert not checked(verified=replace(ON_DISK, fresh="other"))["holds"]
+    assert not checked(verified=replace(ON_DISK, general="other"))["holds"]
+    assert checked(verified=replace(ON_DISK, fresh="other"), exact=False)["holds"]
+
+
+def test_bytes_of_a_full_withdrawal_are_the_general_models():
+    bare = replace(ON_DISK, served="general", records=(), fresh="")
+    restored = replace(OK, after="general")
+    assert checked("patient", bare, acknowledged=restored)["holds"]
+    assert not checked("patient", replace(bare, records=("kept",)), acknowledged=restored)["holds"]
+    assert not checked("patient", ON_DISK)["holds"]  # doing nothing
+    assert not checked("patient", bare, acknowledged=restored, clean=False)["holds"]
+
+
+def test_no_model_is_what_it_would_have_been_too():
+    none = replace(ON_DISK, served="", bundle="", records=())
+    assert checked("patient", none, acknowledged=replace(OK, after="", bundle=""))["holds"]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(ON_DISK, records=("gone", "kept")),
+        replace(ON_DISK, leftovers=("bundle.onnx.old",)),
+        replace(ON_DISK, bundle="other"),
+        replace(ON_DISK, served="other", fresh="other"),
+    ],
+)
+def test_what_is_left_on_a_device_fails_any_method(seen):
+    for exact in (True, False):
+        found = checked(verified=seen, exact=exact)
+        assert not found["holds"]
+        assert judged(answer(), found=found)["verdict"] == "FAIL"
+
+
+def test_weights_that_the_server_sees_must_be_those_that_the_device_names():
+    assert checked(weights="model")["holds"]
+    assert not checked(weights="other")["holds"]
+
+
+def test_a_device_that_does_not_say_what_is_on_its_disk_leaves_it_open():
+    for silent in (None, VerifyReply("job", 3, "refused", reason="the disk is damaged")):
+        assert judged(answer(), found=checked(verified=silent))["verdict"] == "INCONCLUSIVE"
+
+
+def test_exact_passes_on_bytes_and_says_what_the_copies_add():
+    verdict = judged(answer())
+    assert verdict["verdict"] == "PASS"
+    assert (verdict["before"]["verdict"], verdict["copies"], verdict["seeds"]) == ("FAIL", 16, [0])
+    assert verdict["retained"]["group"] == "retained"
+    assert "byte for byte" in verdict["words"]
+    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
+
+
+def test_exact_without_copies_passes_on_bytes_and_says_so():
+    for none in (None, AuditReply("job", 3, "refused", reason="no personal model")):
+        verdict = judged(none)
+        assert (verdict["verdict"], verdict["after"], verdict["copies"]) == ("PASS", None, 0)
+        assert "No copies were compared" in verdict["words"]
+
+
+def test_an_exact_method_is_refuted_by_two_looks_and_not_by_one():
+    lie = answer(shifts={"nothing": 2.0, "exact": 2.0})
+    assert wants_confirmation(lie, "exact", seed=0)
+    assert not wants_confirmation(answer(), "exact", seed=0)
+    assert judged(lie)["verdict"] == "INCONCLUSIVE"
+    again = answer(9, copies=64, shifts={"nothing": 2.0, "exact": 2.0})
+    assert judged(lie, confirmation=again)["verdict"] == "FAIL"
+    cleared = judged(lie, confirmation=answer(9, copies=64))
+    assert (cleared["verdict"], cleared["copies"]) == ("PASS", 64)
+
+
+def test_an_approximate_method_needs_copies_that_pass():
+    found = checked(exact=False)
+    assert judged(None, method="finetune", found=found)["verdict"] == "INCONCLUSIVE"
+    assert judged(answer(), method="finetune", found=found)["verdict"] == "FAIL"
+    good = answer(2, copies=400, shifts={"nothing": 2.0, "finetune": 0.0})
+    assert judged(good, method="finetune", found=found)["verdict"] == "PASS"
+    gone = checked(verified=replace(ON_DISK, records=("gone",)), exact=False)
+    assert judged(good, method="finetune", found=gone)["verdict"] == "FAIL"
+
+
+def test_where_nothing_leaves_no_trace_either_the_words_do_not_call_it_a_success():
+    verdict = judged(answer(shifts={"nothing": 0.0, "exact": 0.0}, sure=6.0))
+    assert "already sure of these segments" in verdict["words"]
+    assert "could not have seen anything" in verdict["words"]
+    unsure = judged(answer(shifts={"nothing": 0.0, "exact": 0.0}, sure=-6.0))["words"]
+    assert "could not have seen anything" in unsure
+    assert "already sure" not in unsure
+
+
+def test_models_that_are_equal_have_an_honest_interval_and_the_words_say_equal():
+    found = statistics(single_model(), "exact", exact=True, seed=0)
+    primary = found["scores"][0]
+    assert (primary["auc"], found["identical"], found["verdict"]) == (0.5, True, "INCONCLUSIVE")
+    assert primary["low95"] < 0.3
+    assert primary["high95"] > 0.7
+    assert "alike to the last digit" in found["words"]
+    assert statistics(single_model(), "nothing", seed=0)["verdict"] == "FAIL"
+    bare = replace(ON_DISK, served="general", records=(), fresh="")
+    verdict = judged(single_model(), found=checked("patient", bare, acknowledged=replace(OK, after="general")))
+    assert (verdict["verdict"], verdict["retained"]) == ("PASS", None)
+
+
+PATIENTS = [answer(100 + seed, shifts={"nothing": 1.0, "overshoot": -1.0, "exact": 0.0}) for seed in range(40)]
+
+
+@pytest.mark.parametrize(("method", "said"), [("nothing", "trace is left"), ("overshoot", "overshoots")])
+def test_over_forty_patients_doing_nothing_and_overshooting_fail(method, said):
+    verdict = judge_method(PATIENTS, method, seed=0)
+    assert (verdict["verdict"], verdict["unit"], verdict["n"]) == ("FAIL", "patient", 40)
+    assert verdict["scores"][0]["low95"] > 0.5
+    assert said in verdict["words"]
+    assert verdict["refuted"]["value"] > 0.5
+
+
+def test_over_forty_patients_retraining_is_never_called_fail_in_five_seeds():
+    for seed in range(5):
+        patients = [answer(1000 * seed + each, shifts={"nothing": 1.0, "exact": 0.0}) for each in range(40)]
+        verdict = judge_method(patients, "exact", seed=seed)
+        assert verdict["verdict"] != "FAIL"
+        assert verdict["refuted"]["low"] <= 0.05
+
+
+def test_the_figures_of_a_method_count_patients():
+    verdict = judge_method(PATIENTS, "nothing", seed=0)
+    primary = verdict["scores"][0]
+    assert (primary["name"], primary["tpr_at_1"]) == ("ulira", None)  # forty patients know no rate of one in a hundred
+    assert 0 <= primary["tpr_at_5"]["low"] <= primary["tpr_at_5"]["high"] <= 1
+    assert primary["low95"] <= primary["low90"] <= primary["auc"] <= primary["high90"] <= primary["high95"]
+    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
+    assert judge_method(PATIENTS, "nothing", seed=0) == verdict
+
+
+def test_traces_that_go_up_in_one_patient_and_down_in_the_next_are_found():
+    mixed = [answer(seed, shifts={"nothing": 1.5 * (-1) ** seed}) for seed in range(20)]
+    verdict = judge_method(mixed, "nothing", seed=0)
+    assert verdict["verdict"] == "FAIL"
+    by_name = {score["name"]: score for score in verdict["scores"]}
+    assert by_name["margin"]["low95"] < 0.5 < by_name["margin"]["high95"]
+
+
+def test_patients_whose_models_are_all_equal_are_no_proof_of_a_method():
+    verdict = judge_method([single_model()] * 10, "exact", seed=0)
+    assert verdict["verdict"] == "INCONCLUSIVE"
+    assert verdict["scores"][0]["low95"] < 0.4 < 0.6 < verdict["scores"][0]["high95"]
+
+
+def test_a_method_is_not_judged_by_one_patient_nor_decided_by_a_few():
+    with pytest.raises(AuditError, match="expected 2 or more"):
+        judge_method(PATIENTS[:1], "nothing", seed=0)
+    assert judge_method(PATIENTS[:4], "nothing", seed=0)["verdict"] == "INCONCLUSIVE"
+    with pytest.raises(AuditError):
+        judge_method([*PATIENTS[:9], BROKEN["margins that are no numbers"]], "finetune", seed=0)
