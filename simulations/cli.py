@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from server.certificate_cli import certificate, keys
 from server.cli import devices, jobs, patients
 from server.ledger_cli import ledger
 from shared.errors import LetheError, WorkspaceError, plainly
@@ -32,6 +33,8 @@ app.add_typer(patients, name="patients")
 app.add_typer(jobs, name="jobs")
 app.add_typer(devices, name="devices")
 app.add_typer(ledger, name="ledger")
+app.add_typer(certificate, name="certificate")
+app.add_typer(keys, name="keys")
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
