@@ -7,9 +7,6 @@ For an exact method the bytes decide and the statistics may only refute; an appr
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-import numpy as np
-from scipy.special import expit
-
 from server.comparison import NEVER, NOTHING, Comparison, check_reply
 from server.method_audit import judge_method
 from server.verdict_words import job_words, statistics_words
@@ -70,7 +67,7 @@ def statistics(
         "n": compared.n,
         "segments": compared.never.segments.margins.shape[1],
         "identical": compared.identical,
-        "certainty": float(np.median(expit(compared.never.segments.margins))),
+        "certainty": compared.certainty,
         "unlearned": compared.tried.segments.margins.mean(axis=1).tolist(),
         "never": compared.never.segments.margins.mean(axis=1).tolist(),
         "scores": scores,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from server.verdicts import Score
 from shared.audit_messages import AuditReply, Readings
@@ -92,6 +93,11 @@ class Comparison:
     def constant(self) -> bool:
         """Return whether all copies of one arm answered alike, as they do where an arm is a single model."""
         return any(bool((arm.segments.margins == arm.segments.margins[0]).all()) for arm in (self.tried, self.never))
+
+    @property
+    def certainty(self) -> float:
+        """Return the median probability that the copies which never saw the segments give their true labels."""
+        return float(np.median(expit(self.never.segments.margins)))
 
     @property
     def variance(self) -> float:

@@ -34,12 +34,13 @@ LEAST_PATIENTS = 8
 
 @dataclass(frozen=True)
 class _Patient:
-    """One patient: scores by name, and whether the primary score of the job level sees a difference."""
+    """One patient: scores by name, whether the primary score of a job sees a difference, and how sure models are."""
 
     scored: dict[str, Scored]
     copies: int
     refuted: bool
     trace: bool
+    certainty: float
 
 
 def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "forgotten", seed: int) -> MethodVerdict:
@@ -78,6 +79,7 @@ def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "f
         "copies": min(patient.copies for patient in found),
         "refuted": rate(sum(patient.refuted for patient in found), n),
         "traces": rate(sum(patient.trace for patient in found), n),
+        "certainty": float(np.median([patient.certainty for patient in found])),
         "scores": scores,
         "detectable": detectable_auc(n, variance=spread),
         "needed": _needed(scores[0], n, spread) if verdict == "INCONCLUSIVE" else None,
@@ -93,7 +95,7 @@ def _read(reply: AuditReply, method: str, *, group: str, seed: int) -> _Patient:
     refuted, trace = (
         not primary["low95"] <= 0.5 <= primary["high95"] for primary in (one.primary() for one in (tried, kept))
     )
-    return _Patient(tried.scored(), tried.n, refuted, trace)
+    return _Patient(tried.scored(), tried.n, refuted, trace, tried.certainty)
 
 
 def _figures(name: str, scored: Sequence[Scored], rng: np.random.Generator) -> Score:

@@ -39,9 +39,10 @@ def method_words(found: MethodVerdict) -> str:
     by_name = {score["name"]: score for score in others}
     head = (
         f"{found['method']!r} on {found['n']} patients, {found['copies']} copies an arm each; mean over patients of "
-        f"the {described(primary)}. Of these patients {_share(found['traces']['value'], found['n'])} show a trace "
-        f"when nothing is unlearned; of the others the general model was already sure or the audit too weak."
+        f"the {described(primary)}."
     )
+    if found["method"] != "nothing":
+        head = f"{head} {_traces(found)}"
     side = by_name["margin"]["auc"]
     return f"{head} {_conclusion(found, primary, _rejections(others), PATIENTS, side=side)}"
 
@@ -105,8 +106,16 @@ def _named(scores: Sequence[Score]) -> str:
     return " and ".join(f"{described(score)}, p = {score['p_holm']:.2g} after Holm" for score in scores)
 
 
-def _share(value: float, n: int) -> str:
-    return f"{round(value * n)} of {n}"
+def _traces(found: MethodVerdict) -> str:
+    """Say of how many patients there was something to see at all."""
+    share, n = found["traces"], found["n"]
+    told = f"Of {round(share['value'] * n)} of {n} patients copies show a trace when nothing is unlearned"
+    if share["low"] > LEVEL:
+        return f"{told}; of the others there was nothing that this audit could have seen."
+    why = ""
+    if found["certainty"] > SURE:
+        why = f" the general model was already sure of these segments (probability {found['certainty']:.2f}), so"
+    return f"{told}, no more than chance gives:{why} the audit could not have seen anything left of them."
 
 
 def _untraced(before: Statistics) -> str:

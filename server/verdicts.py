@@ -120,6 +120,7 @@ class MethodVerdict(TypedDict):
         copies: an arm and patient, the fewest.
         refuted: patients whose own primary score excludes .5.
         traces: patients of whom copies that were not unlearned show a trace.
+        certainty: median over patients of the probability that copies which never saw the segments give their labels.
         scores: means over patients of each patient's AUC; the primary is `ulira`, which learns the direction.
         needed: patients that would decide, None when it is decided.
     """
@@ -131,6 +132,7 @@ class MethodVerdict(TypedDict):
     copies: int
     refuted: Rate
     traces: Rate
+    certainty: float
     scores: list[Score]
     detectable: float
     needed: int | None

@@ -316,6 +316,14 @@ def test_traces_that_go_up_in_one_patient_and_down_in_the_next_are_found():
     assert by_name["margin"]["low95"] < 0.5 < by_name["margin"]["high95"]
 
 
+def test_where_no_patient_left_a_trace_a_method_is_not_praised():
+    blank = [answer(seed, shifts={"nothing": 0.0, "exact": 0.0}, sure=5.0) for seed in range(20)]
+    words = judge_method(blank, "exact", seed=0)["words"]
+    assert "already sure of these segments" in words
+    assert "could not have seen anything" in words
+    assert "no more than chance" not in judge_method(PATIENTS, "exact", seed=0)["words"]
+
+
 def test_patients_whose_models_are_all_equal_are_no_proof_of_a_method():
     verdict = judge_method([single_model()] * 10, "exact", seed=0)
     assert verdict["verdict"] == "INCONCLUSIVE"
