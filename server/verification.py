@@ -53,8 +53,8 @@ class Report:
             kind = "exact" if self.certificate.predicate.method.exact else "approximate"
             until = self.certificate.predicate.valid_until[:10]
             return f"Accepted: signed, whole and consistent; it certifies {kind} unlearning and is valid until {until}."
-        failed = [finding for finding in self.findings if finding.holds is False]
-        return f"Not to be relied on: {'; '.join(finding.words for finding in failed)}."
+        failed = [one for one in self.findings if one.holds is False]
+        return f"Not to be relied on: {'; '.join(f'{one.check}: {one.words}' for one in failed)}."
 
 
 def verify(
@@ -162,7 +162,7 @@ def _evidence(statement: Statement) -> Finding:
     if audit.after is not None and audit.after.method != told.method.name:
         wrong.append(f"the statistics are of {audit.after.method!r}, the method is {told.method.name!r}")
     wrong += _of_exact(statement) if told.method.exact else _of_approximate(audit.after)
-    good = f"all {len(audit.bytes.checks)} checks of bytes hold, and the statistics do not contradict"
+    good = "every check of bytes holds, and the statistics do not contradict"
     return Finding("evidence", not wrong, "; ".join(wrong) or good)
 
 
@@ -229,11 +229,8 @@ def _file(statement: Statement, name: str, data: bytes | None) -> Finding:
         return Finding(name, None, "not given, not checked")
     seen, expected = hashlib.sha256(data).hexdigest(), statement.digest(name)
     holds = seen == expected
-    words = (
-        f"sha256 {seen[:16]}…, as certified"
-        if holds
-        else f"{name} has sha256 {seen[:16]}…, certified is {expected[:16]}…"
-    )
+    rest = "as certified" if holds else f"and certified is {expected[:16]}…"
+    words = f"the file given has sha256 {seen[:16]}…, {rest}"
     return Finding(name, holds, words)
 
 

@@ -11,7 +11,9 @@ import pytest
 from securesystemslib.dsse import Envelope
 
 from server import evidence, keys
+from server.certificate import issue
 from server.ledger import following
+from server.registry import Enrolment, Registry
 from server.statement import BUNDLE as BUNDLE_NAME
 from server.statement import MODEL as MODEL_NAME
 from server.verification import verify
@@ -408,6 +410,30 @@ def test_where_no_model_is_served_the_certificate_says_so(hospital):
     assert report.accepted
     assert any("none is served" in finding.words for finding in report.findings)
     assert refused(path.read_bytes(), hospital.public, files={MODEL_NAME: MODEL})
+
+
+def test_with_a_registry_the_patient_is_named_as_in_the_ledger_and_after_that_by_nobody(tmp_path):
+    hospital = Hospital.found(tmp_path / "home")
+    with Registry.create(
+        hospital.workspace.registry_path, clock=lambda: (NOW - timedelta(hours=1)).isoformat()
+    ) as held:
+        held.enrol_many([Enrolment(PATIENT, "wearable", dict.fromkeys(RECORDS, "0" * 64), slot=3)])
+        (due,) = held.withdraw(PATIENT)
+        for state in ("DISPATCHED", "UNLEARNED", "AUDITED"):
+            held.advance(due.id, state)
+        answers = {
+            "acknowledgement": replace(acknowledgement(), job=due.id, general=digest(MODEL)),
+            "verified": replace(verified(), job=due.id),
+        }
+        given = (due, verdict(), *answers.values(), hospital.settings)
+        data = issue(hospital.workspace, held, *given, run="r", now=NOW).read_bytes()
+        said = told(data)["predicate"]
+        assert said["subject"] in {entry.subject for entry in held.ledger() if entry.kind == "consent"}
+        assert said["request"]["scope"] == "patient"
+        held.advance(due.id, "CERTIFIED", detail={"certificate": digest(data)})
+        assert verify(data, [hospital.public], now=NOW, ledger=held.ledger()).accepted
+        with pytest.raises(AuditError, match="cannot be certified as it is told: subject"):
+            issue(hospital.workspace, held, *given, run="r", now=NOW)
 
 
 def test_verifying_needs_neither_torch_nor_a_database():
