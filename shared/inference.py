@@ -5,7 +5,7 @@ may have seen them, `negative` of models that never did. What the scores are is 
 what follows from the figures is for the auditor to say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil, sqrt
 from typing import Literal, NamedTuple, TypedDict
 
@@ -75,12 +75,14 @@ def auc_interval(value: float, n: int, *, confidence: float, constant: bool = Fa
         n: independent scores an arm.
         confidence: for example .95.
         constant: whether all scores of an arm are one and the same number. Then only the other arm varies, by
-            counts below and above it, and the interval is Wilson's for a share of n.
+            counts below and above it, and the interval is Clopper and Pearson's for a share of n.
     """
-    z, variance = float(norm.ppf((1 + confidence) / 2)), _variance(n, constant=constant)
+    if constant:
+        return clopper_pearson(value * n, n, confidence=confidence)
+    z = float(norm.ppf((1 + confidence) / 2))
 
     def beyond(theta: float) -> float:
-        return (value - theta) ** 2 - z**2 * variance(theta)
+        return (value - theta) ** 2 - z**2 * _variance(theta, n)
 
     low = 0.0 if value <= 0 else float(brentq(beyond, 0.0, min(value, 1 - TINY)))  # at 1 the variance is 0: no root
     high = 1.0 if value >= 1 else float(brentq(beyond, max(value, TINY), 1.0))
@@ -89,14 +91,17 @@ def auc_interval(value: float, n: int, *, confidence: float, constant: bool = Fa
 
 def auc_p(value: float, n: int, *, constant: bool = False) -> float:
     """Return the two-sided p-value of an AUC against .5; below .05 exactly when the 95 % `auc_interval` excludes .5."""
-    return float(2 * norm.sf(abs(value - 0.5) / sqrt(_variance(n, constant=constant)(0.5))))
-
-
-def _variance(n: int, *, constant: bool) -> Callable[[float], float]:
-    """Return the variance of an AUC as a function of its true value."""
     if constant:
-        return lambda a: a * (1 - a) / n
-    return lambda a: a * (1 - a) * (1 + (n - 1) * ((1 - a) / (2 - a) + a / (1 + a))) / n**2
+        k = value * n
+        below = float(beta.sf(0.5, k + 1, n - k)) if k < n else 1.0
+        above = float(beta.cdf(0.5, k, n - k + 1)) if k > 0 else 1.0
+        return min(1.0, 2 * min(below, above))
+    return float(2 * norm.sf(abs(value - 0.5) / sqrt(_variance(0.5, n))))
+
+
+def _variance(a: float, n: int) -> float:
+    """Return the variance of an estimated AUC whose true value is `a` (Hanley and McNeil 1982)."""
+    return a * (1 - a) * (1 + (n - 1) * ((1 - a) / (2 - a) + a / (1 + a))) / n**2
 
 
 def clopper_pearson(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
 
 from shared.inference import (
     BINOMIAL,
@@ -72,9 +72,13 @@ def test_the_test_is_mann_whitneys():
     assert auc_p(auc(positive, negative), 16) == pytest.approx(asked.pvalue)
 
 
-def test_against_a_single_model_the_interval_is_wilsons():
-    wilson = (0.5 + 1.959964**2 / 32 - 1.959964 * (0.25 / 16 + 1.959964**2 / 1024) ** 0.5) / (1 + 1.959964**2 / 16)
-    assert auc_interval(0.5, 16, confidence=0.95, constant=True).low == pytest.approx(wilson, abs=1e-6)
+@given(st.integers(0, 16))
+def test_against_a_single_model_the_test_is_the_sign_test(wins):
+    low, high = auc_interval(wins / 16, 16, confidence=0.95, constant=True)
+    assert (low, high) == clopper_pearson(wins, 16)
+    p = auc_p(wins / 16, 16, constant=True)
+    assert p == pytest.approx(binomtest(wins, 16).pvalue)
+    assert (low <= 0.5 <= high) == (p >= 0.05)
 
 
 @pytest.mark.parametrize(("shift", "least"), [(0.0, 0.93), (1.0, 0.93), (2.5, 0.93)])
