@@ -1,7 +1,7 @@
 """The wearable's Flower ClientApp: one short handler a message type, each: load, act, reply.
 
-What is done stands in `client/device.py` and `client/forgetting.py`. An expected refusal is an answer with a
-status, not an exception.
+What is done stands in `client/device.py`, `client/forgetting.py` and `client/auditing.py`. An expected refusal is an
+answer with a status, not an exception.
 """
 
 from contextlib import suppress
@@ -10,10 +10,13 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.auditing import audit as make_copies
+from client.auditing import verify as look
 from client.device import make_personal, measure
 from client.forgetting import forget
 from client.sensor import Feed
 from client.store import Store
+from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import (
     Identity,
@@ -27,6 +30,7 @@ from shared.messages import (
     read,
     write,
 )
+from shared.package import MODEL
 from shared.training import one_thread
 from shared.version import code_version
 
@@ -78,6 +82,33 @@ def unlearn(message: Message, context: Context) -> Message:
     except (LetheError, OSError) as error:
         reply = UnlearnReply(request.job, slot, "refused", _told(error))
     return Message(write(reply), reply_to=message)
+
+
+@app.query("audit")
+def audit(message: Message, context: Context) -> Message:
+    """Train copies with and without the records, and tell what they say; nothing on the disk changes."""
+    slot, request = _slot(context), read(AuditRequest, message)
+    try:
+        with one_thread():
+            reply = make_copies(_store(context), request, slot=slot)
+    except (LetheError, OSError) as error:
+        reply = AuditReply(request.job, slot, "refused", _told(error))
+    return Message(write(reply), reply_to=message)
+
+
+@app.query("verify")
+def verify(message: Message, context: Context) -> Message:
+    """Tell what is on the disk after a withdrawal; in a white-box run the weights in use come along."""
+    slot, request, weights = _slot(context), read(VerifyRequest, message), {}
+    try:
+        store = _store(context)
+        with one_thread():
+            reply = look(store, request, slot=slot)
+        if request.white_box and reply.served:
+            weights[MODEL] = store.model_path.read_bytes()
+    except (LetheError, OSError) as error:
+        reply = VerifyReply(request.job, slot, "refused", _told(error))
+    return Message(write(reply, blobs=weights), reply_to=message)
 
 
 def _told(error: LetheError | OSError) -> str:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from client.device import Own, accuracy_or_none, change_to, compare, open_general
 from client.sensor import Recording
 from client.store import BUNDLE, Change, State, Store, recipe
+from shared.audit_messages import AuditRequest, VerifyRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
@@ -30,6 +31,7 @@ from shared.unlearning.case import Case
 REMADE = "the general model is being remade"
 TURNED_DOWN = "others would lose more than the budget by a copy made of what is kept"
 _REPLY = TypeAdapter(UnlearnReply)
+Named = UnlearnRequest | AuditRequest | VerifyRequest  # all say what a withdrawal is about
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,15 @@ class Withdrawal:
         held_out: the patient's segments by which methods are compared: neither the personal nor the unlearned
             model was made of them.
         kept: the recordings that stay.
+        learnt: the segments that the personal model was made of.
+        learnt_from: whether some of them are to be forgotten.
     """
 
     case: Case
     held_out: Examples
     kept: tuple[Recording, ...]
+    learnt: Examples
+    learnt_from: bool
 
 
 @dataclass(frozen=True)
@@ -66,22 +72,27 @@ class Effect:
 
 
 def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
-    """Forget what the request names and answer with what changed; asked again, answer the same."""
-    if (earlier := _earlier(store, request.job)) is not None:
-        return earlier
-    gone = _named(store, request)
+    """Forget what the request names and answer with what changed; asked again, answer the same.
+
+    Where a method that is not exact was served and an exact one is asked for now, that takes its place.
+    """
+    first = earlier(store, request.job)
+    climbs = first is not None and first.served not in {"", *EXACT} and request.serve in EXACT
+    if first is not None and not climbs:
+        return first
+    gone = named(store, request)
     effect = _effect(store, request, gone)
     try:
         return _carry_out(store, effect, request, gone, slot=slot)
     except OSError as error:  # beside the model in use there is no room for another; erasing needs next to none
         store = Store(store.folder)  # if the change was decided all the same, this carries it out
-        if (decided := _earlier(store, request.job)) is not None:
+        if (decided := earlier(store, request.job)) not in (None, first):
             return decided
         none = Effect(Change(State()), reason=f"no model is served: {plainly(error)}")
         return _carry_out(store, none, request, gone, slot=slot)
 
 
-def _earlier(store: Store, job: str) -> UnlearnReply | None:
+def earlier(store: Store, job: str) -> UnlearnReply | None:
     """Return what was answered to the job, if that can be read; forgetting once more does no harm."""
     try:
         text = store.answer(job)
@@ -90,7 +101,7 @@ def _earlier(store: Store, job: str) -> UnlearnReply | None:
         return None
 
 
-def _named(store: Store, request: UnlearnRequest) -> tuple[str, ...]:
+def named(store: Store, request: Named) -> tuple[str, ...]:
     """Return the records here that are to go."""
     here = store.record_ids()
     return here if request.scope == "patient" else tuple(record for record in here if record in request.records)
@@ -122,7 +133,7 @@ def _without_training(store: Store) -> Change:
 
 def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
     """Measure every method on the model in use and serve the one that is named."""
-    withdrawal = _prepare(store, request, gone)
+    withdrawal = prepare(store, request, gone)
     models: dict[str, ResNet34] = {}
     outcomes = []
     for method in request.methods:
@@ -133,7 +144,7 @@ def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Ef
     return Effect(change, served=request.serve, methods=tuple(outcomes))
 
 
-def _prepare(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Withdrawal:
+def prepare(store: Store, request: UnlearnRequest | AuditRequest, gone: Collection[str]) -> Withdrawal:
     """Sort the patient's segments into forgotten, retained and held out.
 
     Raises:
@@ -161,7 +172,7 @@ def _prepare(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Wi
     never_seen[~forgotten] &= after.held  # fewer records are split anew
     if request.scope == "records":
         never_seen &= ~forgotten
-    return Withdrawal(case, before.all[never_seen], kept)
+    return Withdrawal(case, before.all[never_seen], kept, before.training, bool(members.any()))
 
 
 def _from_records(own: Own, records: Collection[str]) -> torch.Tensor:

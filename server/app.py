@@ -1,11 +1,10 @@
 """The hospital's Flower ServerApp: reads the work that is due from the registry and runs the phases.
 
 What a phase does stands in `server/phases.py`; what is made of the answers, in `server/results.py`. Withdrawals
-come first: a device that must forget is told so before anything else happens.
+(`server/withdrawals.py`) come first: a device that must forget is told so before anything else happens.
 """
 
 import traceback
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,33 +16,17 @@ from server import phases, results
 from server.general import Trained, is_stale, open_corpus, train_general
 from server.progress import Progress
 from server.registry import Registry
-from server.rows import DUE, Job
+from server.rows import DUE
+from server.run import Run
+from server.withdrawals import unlearn
 from server.workspace import Workspace
 from shared.errors import LetheError, RunError, UsageError, plainly
-from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply
 from shared.package import Package, load_general
 from shared.settings import Settings
 from shared.unlearning import parse_methods
 from shared.version import code_version
 
 app = ServerApp()
-
-
-@dataclass
-class Run:
-    """One run of the work that is due, and what it has found so far."""
-
-    name: str
-    grid: Grid
-    workspace: Workspace
-    registry: Registry
-    settings: Settings
-    progress: Progress
-    devices: dict[int, tuple[int, Identity]] = field(default_factory=dict)
-    personal: dict[int, PersonaliseReply] = field(default_factory=dict)
-    probes: dict[int, ProbeReply] = field(default_factory=dict)
-    unlearned: list[tuple[Job, UnlearnReply]] = field(default_factory=list)
-    answer_s: float = phases.ANSWER_S
 
 
 @app.main()
@@ -101,69 +84,6 @@ def meet(run: Run) -> None:
         run.devices = phases.directory(
             run.grid, run=run.name, expected=max(slots) + 1, code=code_version(), answer_s=run.answer_s
         )
-
-
-def unlearn(run: Run) -> None:
-    """Push the unlearning rounds that are due, and enter what the devices acknowledge.
-
-    The job of a device that is not there is dispatched too: it stays so, and every later run tries again.
-    """
-    due = run.registry.jobs(DUE)
-    if not due:
-        return
-    with run.progress.phase("unlearn") as tell:
-        for job in due:
-            run.registry.advance(
-                job.id, "DISPATCHED", detail={"method": parse_methods(run.settings.unlearning.methods)[-1]}
-            )
-        here = [job for job in due if job.slot in run.devices]
-        retrain = not is_stale(run.workspace, run.registry, run.settings)
-        answers = phases.unlearn(
-            run.grid,
-            run.devices,
-            here,
-            run.settings,
-            retrain=retrain,
-            run=run.name,
-            answer_s=run.answer_s,
-            tell=tell,
-        )
-        for job in due:
-            reply = answers.get(job.id)
-            if reply is not None and reply.status == "ok":
-                enter(run, job, reply)
-            elif reply is not None:
-                run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason})
-
-
-def enter(run: Run, job: Job, reply: UnlearnReply) -> None:
-    """Write one acknowledgement into the registry."""
-    if reply.after:
-        lineage = {"method": reply.served, "job": job.id, "code": code_version()}
-        if reply.after != reply.general:
-            run.registry.add_model(reply.after, kind="personal", parent=reply.general, slot=job.slot, lineage=lineage)
-        run.registry.record_device(
-            job.slot,
-            patient=job.patient,
-            general=reply.general,
-            personal=reply.after,
-            bundle=reply.bundle,
-            accepted=reply.after != reply.general,
-            own=reply.methods[-1].own.unlearned if reply.methods else None,
-            others=reply.methods[-1].others.unlearned if reply.methods else None,
-            seconds=reply.methods[-1].seconds if reply.methods else 0.0,
-        )
-    detail = {
-        "before": reply.before,
-        "after": reply.after,
-        "erased": [file.name for file in reply.erased],
-        "segments_erased": reply.segments_erased,
-        "acknowledged_at": reply.unlearned_at,
-        "method": reply.served,
-        "note": reply.reason,
-    }
-    run.registry.advance(job.id, "UNLEARNED", detail=detail)
-    run.unlearned.append((job, reply))
 
 
 def refresh(run: Run) -> Trained:
@@ -257,6 +177,10 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
         model, public = load_general(run.workspace.models / trained.digest)
         pseudonyms = {p.slot: p.pseudonym for p in run.registry.patients("wearable") if p.slot is not None}
         corpus = open_corpus(run.workspace, run.registry, run.settings)
+        done = run.withdrawals.values()
+        for one in done:
+            one.steps = one.steps or tuple((step.state, step.at) for step in run.registry.job_events(one.job.id))
+        due = [job for job in run.registry.jobs(DUE) if job.id not in run.withdrawals]
         result: dict[str, Any] = {
             "run": run.name,
             "created": began.isoformat(timespec="seconds"),
@@ -268,8 +192,8 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "personal": results.describe_personal(run.personal, pseudonyms, trained.digest),
             "probe": results.describe_probe(run.probes, run.settings),
             "withdrawals": [
-                *(results.describe_withdrawal(job, reply, pseudonyms[job.slot]) for job, reply in run.unlearned),
-                *(results.describe_due(job, pseudonyms[job.slot]) for job in run.registry.jobs(DUE)),
+                *(results.describe_withdrawal(one, pseudonyms[one.job.slot], run.settings) for one in done),
+                *(results.describe_due(job, pseudonyms[job.slot], run.settings) for job in due),
             ],
             "silent": results.describe_silent(run.registry.patients("wearable"), run.personal),
             "phases": run.progress.phases,

@@ -5,6 +5,7 @@ Nothing here touches the registry or a file: `server/app.py` decides what is due
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.rows import Job
+from shared.audit_messages import AUDIT, VERIFY, AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.errors import DataError, RunError
 from shared.messages import (
     PERSONALISE,
@@ -26,14 +28,18 @@ from shared.messages import (
     UnlearnReply,
     UnlearnRequest,
     Whoami,
+    blobs,
     read,
     write,
 )
-from shared.package import Package
+from shared.model import digest
+from shared.package import MODEL, Package
 from shared.settings import Settings, numbers
 from shared.unlearning import parse_methods
 
-Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, UnlearnReply)
+Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, AuditReply, UnlearnReply, VerifyReply)
+ReplyOfJob = TypeVar("ReplyOfJob", AuditReply, UnlearnReply)
+Devices = Mapping[int, tuple[int, Identity]]
 Tell = Callable[[int, int], None]
 
 WAIT_FOR_NODES_S = 180.0
@@ -71,7 +77,7 @@ def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float
 
 def personalise(
     grid: Grid,
-    devices: Mapping[int, tuple[int, Identity]],
+    devices: Devices,
     slots: Iterable[int],
     consented: Callable[[int], Sequence[str]],
     package: Package,
@@ -102,7 +108,7 @@ def personalise(
 
 def probe(
     grid: Grid,
-    devices: Mapping[int, tuple[int, Identity]],
+    devices: Devices,
     slots: Iterable[int],
     settings: Settings,
     *,
@@ -116,10 +122,43 @@ def probe(
     return _by_slot(devices, _ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
 
 
+def audit(
+    grid: Grid,
+    devices: Devices,
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    copies: int,
+    seeds: Mapping[str, int],
+    run: str,
+    answer_s: float,
+    tell: Tell,
+) -> dict[str, AuditReply]:
+    """Have devices train copies, `copies` an arm, for jobs of different devices: job id -> what the copies said."""
+
+    def request(job: Job) -> AuditRequest:
+        return AuditRequest(
+            job=job.id,
+            scope=job.scope,
+            records=job.records,
+            methods=parse_methods(settings.unlearning.methods),
+            personalisation=settings.personalisation,
+            unlearning=settings.unlearning,
+            copies=copies,
+            epsilon_sd=settings.audit.epsilon_sd,
+            seed=seeds[job.id],
+        )
+
+    requests = {devices[job.slot][0]: partial(write, request(job)) for job in jobs}
+    answers = _ask(grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell)
+    return _by_job(devices, jobs, answers)
+
+
 def unlearn(
     grid: Grid,
-    devices: Mapping[int, tuple[int, Identity]],
+    devices: Devices,
     jobs: Sequence[Job],
+    serve: Mapping[str, str],
     settings: Settings,
     *,
     run: str,
@@ -127,45 +166,81 @@ def unlearn(
     tell: Tell,
     retrain: bool = True,
 ) -> dict[str, UnlearnReply]:
-    """Push unlearning rounds, one job a device at a time: job id -> the device's acknowledgement."""
-    answers: dict[str, UnlearnReply] = {}
-    waiting = list(jobs)
-    while waiting:
-        first = {job.slot: job for job in reversed(waiting)}
-        asked = {slot: _unlearn_request(job, settings, retrain=retrain) for slot, job in first.items()}
-        requests = {devices[slot][0]: partial(write, request) for slot, request in asked.items()}
-        done = len(answers)
-        found = _ask(
-            grid,
-            requests,
-            UNLEARN,
-            UnlearnReply,
-            group=run,
-            answer_s=answer_s,
-            tell=lambda count, _, done=done: tell(done + count, len(jobs)),  # type: ignore[misc]
+    """Push unlearning rounds for jobs of different devices: job id -> the device's acknowledgement.
+
+    `serve` names the method that each device is to serve, by job.
+    """
+
+    def request(job: Job) -> UnlearnRequest:
+        return UnlearnRequest(
+            job=job.id,
+            scope=job.scope,
+            records=job.records,
+            methods=tuple(dict.fromkeys([*parse_methods(settings.unlearning.methods), serve[job.id]])),
+            serve=serve[job.id],
+            personalisation=settings.personalisation,
+            unlearning=settings.unlearning,
+            epsilons_sd=numbers(settings.probe.epsilons_sd),
+            retrain=retrain,
         )
-        told = _by_slot(devices, found)
-        answers |= {reply.job: reply for slot, reply in told.items() if reply.job == first[slot].id}
-        waiting = [job for job in waiting if first[job.slot].id != job.id]
-    return answers
+
+    requests = {devices[job.slot][0]: partial(write, request(job)) for job in jobs}
+    answers = _ask(grid, requests, UNLEARN, UnlearnReply, group=run, answer_s=answer_s, tell=tell)
+    return _by_job(devices, jobs, answers)
 
 
-def _unlearn_request(job: Job, settings: Settings, *, retrain: bool) -> UnlearnRequest:
-    methods = parse_methods(settings.unlearning.methods)
-    return UnlearnRequest(
-        job=job.id,
-        scope=job.scope,
-        records=job.records,
-        methods=methods,
-        serve=methods[-1],
-        personalisation=settings.personalisation,
-        unlearning=settings.unlearning,
-        epsilons_sd=numbers(settings.probe.epsilons_sd),
-        retrain=retrain,
-    )
+@dataclass(frozen=True)
+class Looked:
+    """What a device found on its disk, and the digest of the weights that came along, None where none did."""
+
+    reply: VerifyReply
+    weights: str | None
 
 
-def _by_slot(devices: Mapping[int, tuple[int, Identity]], answers: Mapping[int, Reply]) -> dict[int, Reply]:
+def verify(
+    grid: Grid,
+    devices: Devices,
+    asked: Mapping[int, VerifyRequest],
+    *,
+    run: str,
+    answer_s: float,
+    tell: Tell,
+) -> dict[str, Looked]:
+    """Have devices look at their own disks, one request a slot: job id -> what they found.
+
+    Weights that come along in white-box runs are named by their digest here and are gone with the message.
+    """
+    weights: dict[int, str] = {}
+
+    def keep(node: int, message: Message) -> None:
+        sent = blobs(message)
+        if MODEL in sent:
+            weights[node] = digest(sent[MODEL])
+
+    requests = {devices[slot][0]: partial(write, request) for slot, request in asked.items()}
+    answers = _ask(grid, requests, VERIFY, VerifyReply, group=run, answer_s=answer_s, tell=tell, beside=keep)
+    told = _by_slot({slot: devices[slot] for slot in asked}, answers)
+    return {
+        reply.job: Looked(reply, weights.get(devices[slot][0]))
+        for slot, reply in told.items()
+        if reply.job == asked[slot].job
+    }
+
+
+def models_in_use(grid: Grid, devices: Devices, slots: Iterable[int], *, run: str, answer_s: float) -> dict[int, str]:
+    """Ask devices once more who they are: slot -> digest of the model in use, of those that answer."""
+    requests = {devices[slot][0]: partial(write, Whoami(run)) for slot in slots}
+    answers = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
+    return {slot: identity.personal for slot, identity in _by_slot(devices, answers).items()}
+
+
+def _by_job(devices: Devices, jobs: Sequence[Job], answers: Mapping[int, ReplyOfJob]) -> dict[str, ReplyOfJob]:
+    """Return the answers by job; an answer that is about another job is none."""
+    told = _by_slot(devices, answers)
+    return {job.id: told[job.slot] for job in jobs if job.slot in told and told[job.slot].job == job.id}
+
+
+def _by_slot(devices: Devices, answers: Mapping[int, Reply]) -> dict[int, Reply]:
     """Return the answers by slot; a device speaks for its own slot only."""
     return {
         slot: answers[node] for slot, (node, _) in devices.items() if node in answers and answers[node].slot == slot
@@ -181,11 +256,13 @@ def _ask(
     group: str,
     answer_s: float,
     tell: Tell | None = None,
+    beside: Callable[[int, Message], None] = lambda _, __: None,
 ) -> dict[int, Reply]:
     """Send each node its request, a wave at a time, and return the answers that came, by node.
 
     A request is made when its turn comes; one that turns out to be None is not sent.
-    A node that is silent for `answer_s` seconds makes room for the next one.
+    A node that is silent for `answer_s` seconds makes room for the next one. `beside` is told nodes and messages of
+    answers that could be read.
     """
     answers: dict[int, Reply] = {}
     waiting: dict[str, tuple[int, float]] = {}  # message -> node, and until when
@@ -211,6 +288,7 @@ def _ask(
                 continue
             try:
                 answers[node] = read(kind, message)
+                beside(node, message)
             except DataError:
                 continue
         now = time.monotonic()

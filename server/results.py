@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from server.general import Corpus, Trained
 from server.paper_probe import difference, summarise
 from server.registry import Registry
 from server.rows import Job, Patient, Role
+from server.run import Withdrawal
 from server.workspace import Workspace
 from shared.attacks import fgsm_direction, perturb
 from shared.files import write_atomically
@@ -98,8 +100,9 @@ def describe_probe(replies: Mapping[int, ProbeReply], settings: Settings) -> dic
     }
 
 
-def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[str, Any]:
+def describe_withdrawal(one: Withdrawal, pseudonym: str, settings: Settings) -> dict[str, Any]:
     """Return what became of one withdrawal."""
+    job, reply = one.job, one.reply
     return {
         "job": job.id,
         "pseudonym": pseudonym,
@@ -107,11 +110,16 @@ def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[s
         "scope": job.scope,
         "records": list(job.records),
         "requested_at": job.requested_at,
-        "unlearned_at": reply.unlearned_at,
+        "deadline": (
+            datetime.fromisoformat(job.requested_at) + timedelta(days=settings.audit.deadline_days)
+        ).isoformat(),
+        "state": job.state,
+        "unlearned_at": reply.unlearned_at or None,
         "served": reply.served,
-        "reason": reply.reason,
+        "reason": str(job.detail.get("reason", "")) if job.state == "FAILED" else one.note or reply.reason,
         "general": reply.general,
         "before": reply.before,
+        "after": reply.after,
         "methods": [_describe_method(outcome) for outcome in reply.methods],
         "equals_general": bool(reply.general) and reply.after == reply.general,
         "erased": {
@@ -119,14 +127,16 @@ def describe_withdrawal(job: Job, reply: UnlearnReply, pseudonym: str) -> dict[s
             "bytes": sum(file.bytes for file in reply.erased),
             "files": [file.name for file in reply.erased],
         },
+        "steps": [{"state": state, "at": at} for state, at in one.steps],
+        "verdict": one.verdict,
+        "certificate": one.certificate,
     }
 
 
-def describe_due(job: Job, pseudonym: str) -> dict[str, Any]:
-    """Return a withdrawal that the device has not acknowledged; a later run takes it up."""
-    reason = str(job.detail.get("reason", "")) if job.state == "FAILED" else "the device has not answered yet"
-    nothing = UnlearnReply(job.id, job.slot, "refused", reason)
-    return {**describe_withdrawal(job, nothing, pseudonym), "unlearned_at": None}
+def describe_due(job: Job, pseudonym: str, settings: Settings) -> dict[str, Any]:
+    """Return a withdrawal that the device has not acknowledged in this run; a later one takes it up."""
+    nothing = UnlearnReply(job.id, job.slot, "refused", "the device has not answered yet")
+    return describe_withdrawal(Withdrawal(job, nothing), pseudonym, settings)
 
 
 def describe_silent(wearables: Iterable[Patient], replies: Mapping[int, PersonaliseReply]) -> list[dict[str, Any]]:

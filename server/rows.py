@@ -25,7 +25,7 @@ FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "CERTIFIED": (),
     "FAILED": ("DISPATCHED",),
 }
-DUE: tuple[State, ...] = ("REQUESTED", "DISPATCHED", "FAILED")  # the next run takes these up
+DUE: tuple[State, ...] = tuple(state for state in STATES if state != "CERTIFIED")  # the next run takes these up
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Shadows:
 
     Attributes:
         general: the model that never saw the patient.
-        retain, forget: the training segments that stay, L = D - S, and S; copies that saw S learn from both.
+        retain, forget: the training segments that stay, L = D - S, and S.
         public: anchor and gate, from which copies learn, and control, on which they are measured.
         personalisation: how a copy is made; the copies' own seeds take the place of its seed.
         unlearning: how many epochs an approximate method takes.
@@ -44,6 +44,7 @@ class Shadows:
         copies: K, how many an arm.
         epsilon_sd: strength of attack and noise, in standard deviations of a lead.
         seed: from which the seeds of all copies come.
+        learnt: what the copies that saw S learn from, where it is not L and S; with fewer records, others are held out.
     """
 
     general: ResNet34
@@ -56,6 +57,7 @@ class Shadows:
     copies: int
     epsilon_sd: float
     seed: int
+    learnt: Examples | None = None
 
 
 def read_arms(
@@ -89,7 +91,7 @@ def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Iterator[tuple[str
     A method that is not exact unlearns the copy of the arm "nothing", so that both are told apart on one model.
     """
     frozen = Frozen(shadows.general, shadows.personalisation)
-    whole = join([shadows.retain, shadows.forget])
+    whole = join([shadows.retain, shadows.forget]) if shadows.learnt is None else shadows.learnt
     case = Case(
         general=shadows.general,
         personal=shadows.general,

@@ -24,7 +24,9 @@ PHASES = {
     "general": "training the general model",
     "personalise": "personalising on the devices",
     "probe": "probing with FGSM",
+    "audit": "comparing copies on the devices",
     "unlearn": "unlearning on the devices",
+    "verify": "verifying the erasure",
     "result": "adding up",
 }
 

@@ -1,6 +1,7 @@
 """The summary of a run on the terminal, drawn from its `result.json`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -78,14 +79,15 @@ def _difference(result: Row) -> Table:
 
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
-    note = "erased files and whole digests are in the report"
-    table = _table("Withdrawals", "patient", "withdrew", "erased", "before > now", "served", note=note)
+    note = "erased files, whole digests and the verdicts' words are in the report"
+    table = _table("Withdrawals", "patient", "withdrew", "erased", "before > now", "served", "verdict", note=note)
     for row in rows:
         scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
-        after = row["methods"][-1]["after"] if row["methods"] else ""
+        after = next((each["after"] for each in row["methods"] if each["method"] == row["served"]), "")
         served = f"{row['served']} = general" if row["equals_general"] else row["served"]
         erased = f"{row['erased']['segments']} segments"
-        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:7]} > {after[:7]}", served)
+        verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"
+        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:7]} > {after[:7]}", served, verdict)
     return table
 
 
@@ -105,14 +107,22 @@ def closing(result: Row) -> str:
     if record["accuracy"] is not None:
         lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
-    for row in result["withdrawals"]:
-        if not row["unlearned_at"]:
-            lines.append(f"still due: {row['job']} of {row['pseudonym']}: {row['reason']}; the next run tries again")
-        elif row["reason"]:
-            lines.append(f"note: {row['job']} of {row['pseudonym']}: {row['reason']}")
+    lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"no personal model: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
+
+
+def _ending(row: Row, report: Path) -> list[str]:
+    """Return what is told of the end of a withdrawal: where its certificate is, or why there is none."""
+    who = f"{row['job']} of {row['pseudonym']}"
+    if not row["unlearned_at"]:
+        return [f"still due: {who}: {row['reason']}; the next run tries again"]
+    if not row["certificate"]:
+        return [f"not certified: {who}: {row['reason']}; the next run tries again"]
+    home = report.parent.parent.parent
+    notes = [f"note: {who}: {row['reason']}"] if row["reason"] else []
+    return [f"certificate of {row['pseudonym']}: {home / 'certificates' / row['certificate']['file']}", *notes]
 
 
 def _label(who: str, model: str) -> str:

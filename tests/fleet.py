@@ -11,10 +11,12 @@ from local_grid import LocalGrid
 from client.app import app as client_app
 from client.sensor import Feed, Recording
 from client.store import Store
-from server.app import Run, execute
+from server import keys
+from server.app import execute
 from server.progress import Progress
 from server.registry import Registry
 from server.rows import Patient
+from server.run import Run
 from server.workspace import Workspace
 from shared.ptbxl import Record, read_signal
 from shared.settings import Settings
@@ -43,6 +45,7 @@ TINY = Settings().with_values(
         "unlearning.epochs": 3,
         "probe.control_segments": 24,
         "probe.epsilons_sd": "0,0.05",
+        "audit.copies": 2,
     }
 )
 
@@ -54,6 +57,7 @@ def quietly(_label: str, _total: int | None) -> Iterator[Callable[[int], None]]:
 
 def enrol(home: Path, data: Path, settings: Settings = TINY) -> Workspace:
     with Workspace.building(home, data=data) as workspace:
+        keys.make(workspace.keys)
         enrol_cohort(workspace, settings, progress=quietly)
     return Workspace.open(home)
 

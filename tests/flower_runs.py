@@ -37,6 +37,7 @@ TINY = Settings().with_values(
         "unlearning.rehearsals": 2,
         "probe.epsilons_sd": "0,0.05",
         "probe.control_segments": 20,
+        "audit.copies": 2,
     }
 )
 

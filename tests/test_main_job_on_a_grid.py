@@ -169,7 +169,7 @@ def test_after_the_acknowledgement_nothing_of_the_patient_is_in_the_device_s_fol
     fleet.registry.withdraw(patient.id)
     (job,) = fleet.registry.jobs()
     fleet.run()
-    assert fleet.registry.job(job.id).state == "UNLEARNED"
+    assert fleet.registry.job(job.id).state == "CERTIFIED"
     assert holding(folder, needles) == []
     assert holding(folder, old) == []
     assert not [path for path in contents(folder) if path.startswith("recordings/")]
@@ -242,16 +242,17 @@ def test_a_copy_that_is_turned_down_after_a_withdrawal_is_told_as_turned_down_in
     assert (later.accepted, later.reason) == (first.accepted, first.reason)
 
 
-def test_a_method_that_is_not_exact_is_served_when_it_is_the_last_one(fleet):
+def test_a_method_that_is_not_exact_is_served_when_the_audit_chose_it(fleet, monkeypatch):
     patient = fleet.with_several_records()
     record = fleet.records(patient)[0]
     fleet.registry.withdraw(patient.id, records=[record])
-    settings = fleet.settings.with_values({"unlearning.methods": "exact,finetune"})
+    settings = fleet.settings.with_values({"unlearning.methods": "finetune"})
+    monkeypatch.setattr("server.withdrawals.choose", lambda *_, **__: "finetune")
     run = fleet.run(settings)
     ((_, reply),) = run.unlearned
     assert reply.served == "finetune"
-    assert reply.after == reply.methods[1].after == fleet.store(patient).state.model
-    assert reply.after not in (reply.before, reply.general, reply.methods[0].after)
+    assert reply.after == reply.methods[0].after == fleet.store(patient).state.model
+    assert reply.after not in (reply.before, reply.general, reply.methods[1].after)
     assert model_of(fleet.registry, reply.after).lineage["method"] == "finetune"
     assert fleet.store(patient).state.recipe.startswith("finetune:")
     before = devices_files(fleet)
@@ -282,7 +283,7 @@ def test_a_withdrawal_before_the_first_run_is_never_trained_on(new_fleet):
     assert record not in new_fleet.store(patient).record_ids()
     assert holding(new_fleet.workspace.home, waveforms(new_fleet, [record])) == []
     (job,) = new_fleet.registry.jobs()
-    assert job.state == "UNLEARNED"
+    assert job.state == "CERTIFIED"
 
 
 def test_a_record_that_is_gone_from_consent_is_erased_even_when_no_job_said_so(fleet):
@@ -377,7 +378,7 @@ def test_the_result_of_the_main_job_holds_what_the_summary_and_the_report_need(r
         if row["scope"] == "patient":  # the general model is served, so nothing is left of the difference
             assert exact["difference"]["forgotten"]["after"] == [0.0, 0.0]
     phases = [phase["name"] for phase in result["phases"]]
-    assert phases == ["directory", "general", "personalise", "probe", "unlearn"]
+    assert phases == ["directory", "general", "personalise", "probe", "audit", "unlearn", "verify"]
     console = Console(width=110, file=io.StringIO())
     console.print(summary.render({**result, "report": "report.html"}))
     text = console.file.getvalue()
@@ -431,7 +432,7 @@ def test_an_answer_that_is_lost_is_given_again_in_the_next_run(fleet):
     before = contents(fleet.folder(patient))
     fleet.grid.lost.clear()
     fleet.run()
-    assert fleet.registry.job(job.id).state == "UNLEARNED"
+    assert fleet.registry.job(job.id).state == "CERTIFIED"
     assert fleet.registry.job(job.id).detail["segments_erased"] == 10 * patient.records
     assert contents(fleet.folder(patient)) == before
 
@@ -444,14 +445,14 @@ def test_a_silent_device_leaves_its_job_dispatched_and_is_asked_again_in_the_nex
     fleet.grid.silent.add(FIRST_NODE + silent.slot)
     run = fleet.run()
     first, second = fleet.registry.jobs()
-    assert (first.state, second.state) == ("DISPATCHED", "UNLEARNED")
+    assert (first.state, second.state) == ("DISPATCHED", "CERTIFIED")
     assert set(run.personal) == {2, 3}
     fleet.run()
     assert fleet.registry.job(first.id).state == "DISPATCHED"
     fleet.grid.silent.clear()
     fleet.answer_s = 60.0
     fleet.run()
-    assert fleet.registry.job(first.id).state == "UNLEARNED"
+    assert fleet.registry.job(first.id).state == "CERTIFIED"
     assert fleet.store(silent).state.model == fleet.store(silent).state.general
 
 
@@ -470,7 +471,9 @@ def _answering(kind: str, answer) -> ClientApp:
         "query.whoami": client.app.whoami,
         "train.personalise": client.app.personalise,
         "query.probe": client.app.probe,
+        "query.audit": client.app.audit,
         "train.unlearn": client.app.unlearn,
+        "query.verify": client.app.verify,
     }
     for name, handler in handlers.items():
         category, action = name.split(".")
@@ -546,7 +549,7 @@ def test_a_device_that_fails_is_told_as_failed_with_its_reason_and_asked_again(f
     assert fleet.registry.job(job.id).detail["reason"] == "no space left"
     fleet.grid.apps.clear()
     fleet.run()
-    assert fleet.registry.job(job.id).state == "UNLEARNED"
+    assert fleet.registry.job(job.id).state == "CERTIFIED"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "bundle.onnx", "state.json", "staged.json", "feed"])
@@ -558,7 +561,7 @@ def test_a_damaged_device_forgets_all_the_same(fleet, name):
     fleet.registry.withdraw(patient.id)
     (job,) = fleet.registry.jobs()
     fleet.run()
-    assert fleet.registry.job(job.id).state == "UNLEARNED"
+    assert fleet.registry.job(job.id).state == "CERTIFIED"
     assert holding(folder, [*needles, old]) == []
     state = fleet.store(patient).state
     assert state.model == state.general == told(fleet.registry, patient.slot).personal
@@ -598,7 +601,7 @@ def test_a_new_general_model_that_a_device_could_not_use_does_not_keep_it_from_f
     fleet.registry.withdraw(patient.id)
     fleet.run()
     (job,) = fleet.registry.jobs()
-    assert job.state == "UNLEARNED", job.detail
+    assert job.state == "CERTIFIED", job.detail
     assert fleet.store(patient).state.model == fleet.store(patient).state.general
 
 

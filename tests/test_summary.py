@@ -19,7 +19,8 @@ def result(first_run_home) -> dict:
 WITHDRAWAL = {
     "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": ["77"], "served": "exact",
     "general": "g" * 64, "before": "a" * 64, "equals_general": False,
-    "reason": "", "unlearned_at": "2026-01-01T00:00:00+00:00",
+    "reason": "", "unlearned_at": "2026-01-01T00:00:00+00:00", "state": "CERTIFIED",
+    "verdict": {"verdict": "PASS"}, "certificate": {"file": "j-1.json", "sha256": "c" * 64},
     "erased": {"segments": 10, "bytes": 99, "files": ["recordings/77.npz"]},
     "methods": [
         {
@@ -65,9 +66,26 @@ def test_a_withdrawal_that_equals_the_general_model_is_told_apart(result):
 
 
 def test_a_withdrawal_that_no_device_acknowledged_is_not_passed_over(result):
-    due = {**WITHDRAWAL, "methods": [], "unlearned_at": None, "reason": "the device has not answered yet"}
+    due = {
+        **WITHDRAWAL,
+        "methods": [],
+        "unlearned_at": None,
+        "verdict": None,
+        "reason": "the device has not answered yet",
+    }
     text = printed({**result, "withdrawals": [due]})
     assert "still due: j-1 of p-0badcafe: the device has not answered yet" in text
+
+
+def test_a_certificate_is_told_with_its_path_and_what_is_not_certified_with_the_reason(result):
+    text = printed({**result, "report": "/home/reports/run-0/report.html", "withdrawals": [WITHDRAWAL]})
+    assert "certificate of p-0badcafe: /home/certificates/j-1.json" in text
+    assert "PASS" in text
+    failed = {**WITHDRAWAL, "state": "FAILED", "reason": "a leftover file", "certificate": None}
+    text = printed({**result, "withdrawals": [{**failed, "verdict": {"verdict": "FAIL"}}]})
+    assert "not certified: j-1 of p-0badcafe: a leftover file; the next run tries again" in text
+    assert "certificate of" not in text
+    assert "none yet" in printed({**result, "withdrawals": [{**failed, "verdict": None}]})
 
 
 def test_a_device_without_a_personal_model_is_named_with_its_reason(result):

@@ -1,0 +1,110 @@
+"""What a device does for the auditor: train copies before a withdrawal, look at its own disk after it.
+
+Copies live in memory and only what they say of segments leaves the device. Nothing on the disk changes here.
+"""
+
+import time
+from collections.abc import Iterable
+
+from client.device import Own, open_general
+from client.forgetting import earlier, named, prepare
+from client.store import BUNDLE, Store
+from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
+from shared.model import digest, model_digest
+from shared.package import MODEL, PUBLIC, TEMPLATE
+from shared.personalisation import personalise
+from shared.shadows import Shadows, read_arms
+
+
+def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
+    """Train copies with and without the named records and answer what they say of the patient's segments.
+
+    Raises:
+        DataError: the model in use or the general model is damaged.
+    """
+
+    def refused(reason: str) -> AuditReply:
+        return AuditReply(request.job, slot, "refused", reason)
+
+    if not request.copies:
+        return refused("no copies are asked for (audit.copies is 0)")
+    if not store.state.recipe:
+        return refused("there is no personal model on the device")
+    began = time.perf_counter()
+    withdrawal = prepare(store, request, named(store, request))
+    if not withdrawal.learnt_from:
+        return refused("the personal model was made of no segment that is withdrawn")
+    case = withdrawal.case
+    shadows = Shadows(
+        general=case.general,
+        retain=case.retain,
+        forget=case.forget,
+        public=case.public,
+        personalisation=request.personalisation,
+        unlearning=request.unlearning,
+        methods=request.methods,
+        copies=request.copies,
+        epsilon_sd=request.epsilon_sd,
+        seed=request.seed,
+        learnt=withdrawal.learnt,
+    )
+    arms = read_arms(shadows)
+    return AuditReply(request.job, slot, "ok", arms=arms, seconds=time.perf_counter() - began)
+
+
+def verify(store: Store, request: VerifyRequest, *, slot: int) -> VerifyReply:
+    """Tell what is on the disk and, where bytes are to be compared, what a fresh copy of what is there would be.
+
+    Raises:
+        DataError: a fresh copy cannot be made, because a recording or the general model is damaged.
+    """
+    began = time.perf_counter()
+    here, version = store.digests(), store.state.general
+    return VerifyReply(
+        job=request.job,
+        slot=slot,
+        status="ok",
+        general=version if version in {package.digest for package in store.packages()} else "",
+        served=here.get(MODEL, ""),
+        bundle=here.get(BUNDLE, ""),
+        fresh=_fresh(store, request) if request.exact else "",
+        records=store.record_ids(),
+        leftovers=tuple(sorted({*_strangers(store), *_ghosts(store), *_withdrawn(store, request)})),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _fresh(store: Store, request: VerifyRequest) -> str:
+    """Return the digest of a personal model made anew of the recordings on the disk; of none, the general model's."""
+    general, public = open_general(store, store.state.general)
+    own = Own.of(store.recordings(), held_out=request.personalisation.held_out)
+    return model_digest(personalise(general, own.training, public, request.personalisation).model)
+
+
+def _strangers(store: Store) -> Iterable[str]:
+    """Name the files that have no place in a device's folder."""
+    places = {(): {MODEL, BUNDLE, "state.json"}, ("recordings",): {".npz"}, ("answers",): {".json"}}
+    for path in store.folder.rglob("*"):
+        *folder, name = path.relative_to(store.folder).parts
+        if path.is_dir():
+            continue
+        if len(folder) == 2 and folder[0] == "general":
+            known = name in (MODEL, TEMPLATE, PUBLIC)
+        else:
+            known = bool({name, path.suffix} & places.get(tuple(folder), set()))
+        if not known:
+            yield path.relative_to(store.folder).as_posix()
+
+
+def _ghosts(store: Store) -> Iterable[str]:
+    """Name the files that are a model which an answer says was replaced, wherever they lie now."""
+    state, answers = store.state, [earlier(store, path.stem) for path in (store.folder / "answers").glob("*.json")]
+    replaced = {answer.before for answer in answers if answer is not None}
+    for path in store.folder.rglob("*.*"):
+        if path.is_file() and digest(path.read_bytes()) in replaced - {state.model, state.general}:
+            yield path.relative_to(store.folder).as_posix()
+
+
+def _withdrawn(store: Store, request: VerifyRequest) -> Iterable[str]:
+    """Name the recordings that are to be gone."""
+    return (f"recordings/{record}.npz" for record in named(store, request))

@@ -1,0 +1,178 @@
+"""The end of a withdrawal: the device looks at its disk, the auditor judges, and only what passes is certified.
+
+What does not pass becomes FAILED with the reason, and a later run dispatches it again. A device that stays silent
+leaves its job UNLEARNED; the next run asks it once more.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from server import certificate, phases
+from server.auditor import bytes_of, judge_job
+from server.phases import Looked
+from server.rows import Job
+from server.run import Run, Withdrawal
+from server.verdict_words import job_words
+from server.verdicts import Bytes, JobVerdict, Verdict
+from shared.audit_messages import AuditReply, VerifyReply, VerifyRequest
+from shared.errors import AuditError, WorkspaceError
+from shared.messages import UnlearnReply
+from shared.unlearning import EXACT
+
+OTHERS = "models of the other devices"
+SILENT = "the device has not told yet what is on its disk"
+
+
+@dataclass
+class Looks:
+    """What copies said of one job, and which method is served because of it.
+
+    Attributes:
+        replies: the first look's answer and, where there was one, the second's.
+        seeds: of the copies of each.
+        unusable: why an answer cannot be judged, else "".
+    """
+
+    method: str
+    replies: list[AuditReply] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    unusable: str = ""
+
+
+def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks], changed: Sequence[int]) -> None:
+    """Verify, judge and certify the jobs that were acknowledged.
+
+    Args:
+        run: its withdrawals are completed.
+        told: job -> acknowledgement, with the digests that the device last told.
+        looks: job -> what its copies said.
+        changed: slots of other devices whose model changed meanwhile.
+    """
+    done = [run.withdrawals[job] for job in told]
+    if not done:
+        return
+    with run.progress.phase("verify") as tell:
+        requests = {one.job.slot: _request(run, one.job, told[one.job.id]) for one in done}
+        found = phases.verify(run.grid, run.devices, requests, run=run.name, answer_s=run.answer_s, tell=tell)
+        for one in done:
+            looked = found.get(one.job.id)
+            if looked is None:
+                one.note = SILENT
+            else:
+                _judge(run, one, told[one.job.id], looked, looks[one.job.id], changed)
+
+
+def _request(run: Run, job: Job, told: UnlearnReply) -> VerifyRequest:
+    """Ask for a fresh copy where one says something: not of the general model, nor where nothing is retained."""
+    method = told.served or "exact"
+    return VerifyRequest(
+        job=job.id,
+        scope=job.scope,
+        records=job.records,
+        personalisation=run.settings.personalisation,
+        exact=method in EXACT and job.scope == "records" and told.after not in ("", told.general),
+        white_box=run.settings.audit.white_box,
+    )
+
+
+def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks: Looks, changed: Sequence[int]) -> None:
+    """Enter the verdict of one job, and its certificate where it passes."""
+    try:
+        if looks.unusable:
+            raise AuditError(looks.unusable)
+        one.verdict = _verdict(run, one.job, told, looked, looks, changed)
+        if one.job.state != "AUDITED":
+            one.job = run.registry.advance(one.job.id, "AUDITED", detail={"verdict": one.verdict})
+        if one.verdict["verdict"] != "PASS":
+            raise AuditError(one.verdict["words"])
+        _certify(run, one, one.verdict, told, looked.reply)
+    except AuditError as error:
+        one.job = run.registry.advance(one.job.id, "FAILED", detail={"reason": str(error)})
+    except WorkspaceError as error:  # without a key nothing is signed; the job stays AUDITED, and the run goes on
+        one.note = str(error)
+
+
+def _certify(run: Run, one: Withdrawal, verdict: JobVerdict, told: UnlearnReply, verified: VerifyReply) -> None:
+    path = certificate.issue(run.workspace, run.registry, one.job, verdict, told, verified, run.settings, run=run.name)
+    about = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    steps = [(step.state, step.at) for step in run.registry.job_events(one.job.id)]
+    one.job = run.registry.advance(one.job.id, "CERTIFIED", detail={"certificate": about})
+    one.certificate, one.steps = about, (*steps, (one.job.state, one.job.updated_at))
+
+
+def _verdict(
+    run: Run, job: Job, told: UnlearnReply, looked: Looked, looks: Looks, changed: Sequence[int]
+) -> JobVerdict:
+    """Return the verdict of one job, from the bytes and, where copies were compared, from what they said.
+
+    A device that serves the general model for want of anything else claims what an exact method claims.
+    """
+    method = told.served or "exact"
+    found = bytes_of(
+        job.scope,
+        job.records,
+        told,
+        looked.reply,
+        general=told.general,
+        lineage_clean=_is_clean(run, job, told.general),
+        exact=method in EXACT,
+        weights=looked.weights,
+    )
+    first, second = (*looks.replies, None, None)[:2]
+    verdict = judge_job(
+        first,
+        _beside_others(found, changed),
+        job=job.id,
+        slot=job.slot,
+        method=method,
+        exact=method in EXACT,
+        seeds=looks.seeds,
+        confirmation=second,
+    )
+    return _with_earlier(verdict, job.detail.get("verdict"))
+
+
+def _beside_others(found: Bytes, changed: Sequence[int]) -> Bytes:
+    """Add whether the other devices kept their models while this one forgot."""
+    seen = ", ".join(f"device {slot} changed" for slot in changed) or "unchanged"
+    check = {"name": OTHERS, "expected": "unchanged", "seen": seen, "holds": not changed}
+    return {"holds": found["holds"] and not changed, "checks": [*found["checks"], check]}  # type: ignore[list-item]
+
+
+def _is_clean(run: Run, job: Job, general: str) -> bool:
+    """Return whether a general model is one of ours and none of the withdrawn records is in the corpus it may see.
+
+    Wearables' records are in no corpus; the same bytes under another patient's name would be found by their sha256.
+    """
+    if not general:
+        return True
+    ours = any(model.digest == general and model.kind == "general" for model in run.registry.models())
+    own = run.registry.records(job.patient, consented_only=False)
+    others = run.registry.holders([row.sha256 for row in own if row.id in job.records])
+    return ours and all(patient == job.patient for patient, _ in others)
+
+
+def _with_earlier(verdict: JobVerdict, earlier: JobVerdict | None) -> JobVerdict:
+    """Return the verdict with the statistics of an earlier one of the same method, where nothing can be compared now.
+
+    Once the segments are erased no copy can be made of them; what a second look has refuted stays refuted.
+    """
+    if verdict["after"] is not None or earlier is None or earlier["method"] != verdict["method"]:
+        return verdict
+    after, outcome = earlier["after"], verdict["verdict"]
+    if after is None:
+        return verdict
+    if verdict["bytes"]["holds"]:
+        refuted: Verdict = "FAIL" if after["verdict"] == "FAIL" and len(earlier["seeds"]) > 1 else "PASS"
+        outcome = refuted if verdict["exact"] else after["verdict"]
+    both: JobVerdict = {
+        **verdict,
+        "verdict": outcome,
+        "before": earlier["before"],
+        "after": after,
+        "retained": earlier["retained"],
+        "seeds": earlier["seeds"],
+        "copies": earlier["copies"],
+    }
+    return {**both, "words": job_words(both, refused="")}

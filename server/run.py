@@ -1,0 +1,63 @@
+"""One run of the work that is due, and what it has found so far."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.serverapp import Grid
+
+from server import phases
+from server.progress import Progress
+from server.registry import Registry
+from server.rows import Job
+from server.verdicts import JobVerdict
+from server.workspace import Workspace
+from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply
+from shared.settings import Settings
+
+
+@dataclass
+class Withdrawal:
+    """What a run has made of one job.
+
+    Attributes:
+        job: as it stands.
+        reply: the device's acknowledgement.
+        certificate: name of its file in the workspace's `certificates/`, and its sha256.
+        steps: state and time of the job's steps, kept while its patient is not forgotten.
+        note: why what passed could not be certified yet, else "".
+    """
+
+    job: Job
+    reply: UnlearnReply
+    verdict: JobVerdict | None = None
+    certificate: Mapping[str, str] | None = None
+    steps: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass
+class Run:
+    """One run of the work that is due, and what it has found so far.
+
+    Attributes:
+        devices: slot -> node and identity.
+        personal, probes: what the devices answered, by slot.
+        withdrawals: what was acknowledged, by job.
+    """
+
+    name: str
+    grid: Grid
+    workspace: Workspace
+    registry: Registry
+    settings: Settings
+    progress: Progress
+    devices: dict[int, tuple[int, Identity]] = field(default_factory=dict)
+    personal: dict[int, PersonaliseReply] = field(default_factory=dict)
+    probes: dict[int, ProbeReply] = field(default_factory=dict)
+    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    answer_s: float = phases.ANSWER_S
+
+    @property
+    def unlearned(self) -> list[tuple[Job, UnlearnReply]]:
+        """Return the jobs that devices acknowledged in this run."""
+        return [(one.job, one.reply) for one in self.withdrawals.values()]
