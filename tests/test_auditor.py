@@ -9,6 +9,7 @@ import pytest
 from server.auditor import bytes_of, choose, judge_job, judge_method, statistics, wants_confirmation
 from shared.audit_messages import AuditReply, Readings, VerifyReply
 from shared.errors import AuditError
+from shared.inference import auc_interval
 from shared.messages import UnlearnReply
 
 EXACT = frozenset({"exact"})
@@ -70,6 +71,28 @@ def test_doing_nothing_fails_as_a_trace_and_overshooting_fails_as_one():
     assert "trace is left" in residual["words"]
     assert "overshoots" in overshoot["words"]
     assert residual["needed"] is None
+
+
+def test_an_exact_method_that_overshoots_is_refuted_too():
+    found = statistics(answer(shifts={"nothing": 2.0, "exact": -2.0}), "exact", exact=True, seed=0)
+    assert found["verdict"] == "FAIL"
+
+
+def test_an_epsilon_that_is_proved_lets_nothing_pass_though_the_mean_is_right():
+    reply = answer(copies=400, shifts={"nothing": 2.0, "exact": 0.0})
+    either = np.repeat([-30.0, 30.0], 200)[:, None]
+    split = tuple(map(tuple, (either + np.array(reply.arms["exact"]["forgotten"].margins)).tolist()))
+    found = statistics(changed(reply, "exact", "forgotten", margins=split), "exact", exact=True, seed=0)
+    assert found["scores"][0]["auc"] == pytest.approx(0.5, abs=0.01)
+    assert found["scores"][0]["epsilon"] > 0
+    assert found["verdict"] == "INCONCLUSIVE"
+    assert found["needed"] > 400
+
+
+def test_halves_that_taught_each_other_count_once():
+    by_name = {score["name"]: score for score in statistics(answer(), "exact", exact=True, seed=0)["scores"]}
+    learnt = by_name["ulira"]
+    assert (learnt["low95"], learnt["high95"]) == auc_interval(learnt["auc"], 8, confidence=0.95)
 
 
 def test_sixteen_copies_of_an_equal_arm_decide_nothing_and_say_how_many_would():
