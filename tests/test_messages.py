@@ -6,10 +6,12 @@ from typing import get_type_hints
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import messages
+from shared import audit_messages, messages
+from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
 from shared.errors import DataError
 from shared.messages import (
     Accuracies,
@@ -46,6 +48,7 @@ outcomes = st.builds(
     before_groups=st.dictionaries(text, groups, max_size=2),
     after_groups=st.dictionaries(text, groups, max_size=2),
 )
+readings = st.builds(Readings, margins, margins, margins, margins)
 PAYLOADS = {
     Whoami: st.builds(Whoami, text),
     Identity: st.builds(Identity, st.integers(), text, text, text, text),
@@ -68,6 +71,7 @@ PAYLOADS = {
         scope=st.sampled_from(["patient", "records"]),
         records=st.lists(text).map(tuple),
         methods=st.lists(text).map(tuple),
+        serve=text,
         personalisation=st.just(Personalisation()),
         unlearning=st.just(Unlearning()),
         epsilons_sd=st.lists(numbers).map(tuple),
@@ -81,7 +85,51 @@ PAYLOADS = {
         erased=st.lists(st.builds(ErasedFile, text, st.integers()), max_size=3).map(tuple),
         methods=st.lists(outcomes, max_size=2).map(tuple),
     ),
+    AuditRequest: st.builds(
+        AuditRequest,
+        job=text,
+        scope=st.sampled_from(["patient", "records"]),
+        records=st.lists(text).map(tuple),
+        methods=st.lists(text).map(tuple),
+        personalisation=st.just(Personalisation()),
+        unlearning=st.just(Unlearning()),
+        copies=st.integers(),
+        epsilon_sd=numbers,
+        seed=st.integers(0, 2**63 - 1),
+    ),
+    AuditReply: st.builds(
+        AuditReply,
+        job=text,
+        slot=st.integers(),
+        status=st.sampled_from(["ok", "refused"]),
+        arms=st.dictionaries(text, st.dictionaries(text, readings, max_size=2), max_size=2),
+        seconds=numbers,
+    ),
+    VerifyRequest: st.builds(
+        VerifyRequest,
+        job=text,
+        scope=st.sampled_from(["patient", "records"]),
+        records=st.lists(text).map(tuple),
+        personalisation=st.just(Personalisation()),
+        exact=st.booleans(),
+        white_box=st.booleans(),
+    ),
+    VerifyReply: st.builds(
+        VerifyReply,
+        job=text,
+        slot=st.integers(),
+        status=st.sampled_from(["ok", "refused"]),
+        records=st.lists(text).map(tuple),
+        leftovers=st.lists(text).map(tuple),
+        seconds=numbers,
+    ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _task():
+    """A message asks Flower which task it belongs to."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
 def sent(content: RecordDict) -> Message:
@@ -89,8 +137,9 @@ def sent(content: RecordDict) -> Message:
 
 
 def test_every_payload_is_in_the_table():
-    ours = [value for value in vars(messages).values() if dataclasses.is_dataclass(value)]
-    parts = {GroupMargins, MethodOutcome, ErasedFile, Accuracies, Personalisation, Unlearning}
+    found = [*vars(messages).values(), *vars(audit_messages).values()]
+    ours = [value for value in found if dataclasses.is_dataclass(value)]
+    parts = {GroupMargins, MethodOutcome, ErasedFile, Accuracies, Readings, Personalisation, Unlearning}
     assert set(ours) - parts == set(PAYLOADS)
 
 
@@ -140,6 +189,14 @@ def test_a_message_without_a_payload_is_refused(kind):
         read(kind, sent(RecordDict({"payload": ConfigRecord({"json": "{}"})})))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_readings_that_are_no_numbers_are_refused(value):
+    rows = ((0.5, value),)
+    reply = AuditReply("j", 0, "ok", arms={"never": {"forgotten": Readings(rows, rows, rows, rows)}})
+    with pytest.raises(DataError, match=r"query\.test is not a AuditReply"):
+        read(AuditReply, sent(write(reply)))
+
+
 def test_a_status_or_scope_that_does_not_exist_is_refused():
     for kind, value in (
         (ProbeReply, {"slot": 1, "status": "fine"}),
@@ -158,5 +215,5 @@ def test_bytes_travel_beside_a_payload_untouched(parts):
 
 def test_no_answer_has_room_for_a_waveform():
     """Answers hold text, numbers and margins; only requests carry settings, and only the server sends bytes."""
-    for kind in (Identity, PersonaliseReply, ProbeReply, UnlearnReply):
+    for kind in (Identity, PersonaliseReply, ProbeReply, UnlearnReply, AuditReply, VerifyReply):
         assert not any(hint is bytes for hint in get_type_hints(kind).values())
