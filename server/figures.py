@@ -97,7 +97,7 @@ def own_against_others(devices: Sequence[Row]) -> list[Panel]:
         alt = f"{title}, {len(rows)} devices: mean accuracy {before:.1%} general, {after:.1%} personal."
         few = len(rows) <= ROWS_AT_MOST
         draw = partial(_dumbbells if few else _bubbles, rows, title)
-        panels.append(panel(f"each-{part}", alt, draw, height=86 + 16 * len(rows) if few else 400))
+        panels.append(panel(f"each-{part}", alt, draw, height=70 + 15 * len(rows) if few else 320))
     return panels
 
 
@@ -120,7 +120,7 @@ def _dumbbells(rows: Sequence[tuple[str, float, float]], title: str, all_axes: l
     low, high = min(before.min(), after.min()), max(before.max(), after.max())
     room = max(0.05 * (high - low), 0.05 - (high - low) / 2, 0.005)  # at least ten points wide
     axes.set(xlim=(low - room, min(high + room, 1.0)), ylim=(-0.8, len(rows) - 0.2), title=title)
-    axes.set_yticks(y, [row[0][:18] for row in rows], fontsize=10.5)
+    axes.set_yticks(y, [row[0][:14] for row in rows])
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     shares(axes.xaxis, percent_tick)
@@ -171,7 +171,7 @@ def probe(epsilons: Sequence[float], groups: Mapping[str, Row]) -> list[Panel]:
         for name in names:
             for model, dash in (("general", (0, (2, 2))), ("personal", "-")):
                 axes.plot(values_of(groups[name][model]), linestyle=dash, color=COLOURS[name])
-        _difference_axes(axes, epsilons, "Accuracy: general dotted, personal solid")
+        _difference_axes(axes, epsilons, "Accuracy of both models")
         shares(axes.yaxis, percent_tick)
         axes.set_ylim(bottom=0)
 
@@ -250,9 +250,9 @@ def ecg(arrays: Mapping[str, Array], *, unit: str) -> list[Panel]:
         lead = LEADS.index(name)
         change = float(np.abs(versions["adversarial"][lead] - versions["clean"][lead]).max())
         alt = f"Lead {name} of one segment before and after FGSM; no sample moves by more than {change:.3f} {unit}."
-        panels.append(panel(f"wave-{name}", alt, partial(wave, lead), height=380, shape=(2, 1)))
+        panels.append(panel(f"wave-{name}", alt, partial(wave, lead), height=320, shape=(2, 1)))
         alt = f"Magnitude spectra of lead {name} before and after FGSM, 1 to 250 hertz."
-        panels.append(panel(f"spectrum-{name}", alt, partial(frequencies, lead), height=380, shape=(2, 1)))
+        panels.append(panel(f"spectrum-{name}", alt, partial(frequencies, lead), height=320, shape=(2, 1)))
     return panels
 
 
@@ -286,4 +286,4 @@ def confusion(labels: Array, predictions: Array, *, epsilon: float) -> Panel:
 
     wrong = len(labels) - int(counts.trace())
     alt = f"Predictions against labels at ε = {epsilon:g}: {counts.trace()} of {len(labels)} right, {wrong} wrong."
-    return panel(f"confusion-{epsilon:g}".replace(".", "-"), alt, draw, height=350)
+    return panel(f"confusion-{epsilon:g}".replace(".", "-"), alt, draw, height=290)

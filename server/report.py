@@ -1,27 +1,39 @@
 """One self-contained HTML page about a run: what happened, to whom, and what was measured.
 
 `build` reads a report folder and writes `report.html` into it. The page says no more than the run's files
-do; the reading of digests in `claim` is the only judgement made here. Reading is `server/report_input.py`'s,
-drawing `server/figures.py`'s, wording and style `server/report.html`'s.
+do. Reading is `server/report_input.py`'s, a withdrawal's timeline and words `server/withdrawn.py`'s, drawing
+`server/figures.py`'s and `server/strips.py`'s, wording and style `server/report.html`'s and its parts'.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from server import figures
+from server import figures, withdrawn
 from server.panels import STYLES, Panel, style_of
 from server.paper_probe import LARGEST_SMALL_EPSILON
 from server.report_input import Arrays, Result, load_arrays, load_result
-from server.wording import counted, duration, moment, number, percent, points, size, time_of, word, worded
+from server.verdicts import TITLES
+from server.wording import (
+    clock,
+    counted,
+    day,
+    duration,
+    moment,
+    number,
+    percent,
+    points,
+    probability,
+    size,
+    word,
+    worded,
+)
 from shared.errors import WorkspaceError
 from shared.files import write_atomically
 from shared.settings import SUPERCLASSES
-
-Claim = Literal["bytes", "remade", "approximate", "differs", "pending", "unmade"]
 
 DETAILED = 12  # withdrawals that get charts and tables; the rest are rows of one table
 SMALL = 30  # a mean over fewer is marked as small
@@ -65,7 +77,7 @@ def render(result: Result, arrays: Arrays) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, duration, size, moment, number, counted)
+    filters = (percent, probability, duration, size, moment, day, clock, number, counted)
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(points=points, worded=worded)
     return environment.get_template("report.html").render(result=result, **_view(result, arrays))
@@ -75,7 +87,7 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
     """Return what the template shows beside the result itself."""
     epsilons = result["probe"]["epsilons_sd"]
     at = strongest(epsilons)
-    withdrawals = [_withdrawal(number, row, epsilons) for number, row in enumerate(result["withdrawals"], 1)]
+    withdrawals = [_withdrawal(number, row, result) for number, row in enumerate(result["withdrawals"], 1)]
     fleet = len({row["pseudonym"] for row in (*result["personal"], *withdrawals)})
     spent = [phase["seconds"] for phase in result["phases"] if phase["seconds"] is not None]
     rest = max(0.0, result["seconds"] - sum(spent))
@@ -87,7 +99,9 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
         "withdrawals": withdrawals,
         "detailed": DETAILED,
         "erased": {key: sum(w["erased"][key] for w in withdrawals) for key in ("segments", "bytes")},
-        "claims": {name: sum(w["claim"] == name for w in withdrawals) for name in get_args(Claim)},
+        "claims": {name: sum(w["claim"] == name for w in withdrawals) for name in get_args(withdrawn.Claim)},
+        "outcomes": outcomes(withdrawals),
+        "score_titles": TITLES,
         "devices": _devices(result["personal"]),
         "at": at,
         "pooled": _pooled(withdrawals, epsilons),
@@ -110,6 +124,20 @@ def headline(withdrawn: int, devices: int) -> str:
     if devices == 1:
         return "The one patient withdrew." if withdrawn else "The one patient did not withdraw."
     return f"{word(withdrawn) if withdrawn else 'None'} of {devices:,} patients withdrew."
+
+
+def outcomes(withdrawals: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many withdrawals came to which end; each counts once."""
+    found = dict.fromkeys(("certified", "PASS", "INCONCLUSIVE", "FAIL", "unaudited", "pending"), 0)
+    for row in withdrawals:
+        if not row["unlearned_at"]:
+            end = "pending"
+        elif row["verdict"] is None:
+            end = "unaudited"
+        else:
+            end = "certified" if row["certificate"] else row["verdict"]["verdict"]
+        found[end] += 1
+    return found
 
 
 def _attacked(arrays: Arrays) -> dict[str, Any]:
@@ -145,45 +173,22 @@ def strongest(epsilons: Sequence[float]) -> int:
     return max((place for place, e in enumerate(epsilons) if e < LARGEST_SMALL_EPSILON), default=0)
 
 
-def claim(withdrawal: Mapping[str, Any]) -> Claim:
-    """Return what the digests and the method say about the model served after a withdrawal.
-
-    `bytes`: it equals the general model, which no wearable's data reach. `remade`: an exact method made it
-    again from the general model without the withdrawn records. `approximate`: nothing in the run verifies it.
-    `differs`: an exact method for a whole patient, and still not the general model's bytes. `pending`: the
-    device has not answered. `unmade`: it never made a model, so there was nothing to unlearn.
-    """
-    if not withdrawal["unlearned_at"]:
-        return "pending"
-    served = _served(withdrawal)
-    if served is None:
-        return "unmade"
-    whole = withdrawal["scope"] == "patient"
-    if served["after"] == withdrawal["general"] and (withdrawal["equals_general"] or not whole):
-        return "bytes"
-    if not served["exact"]:
-        return "approximate"
-    return "differs" if whole else "remade"
-
-
-def _served(withdrawal: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return next((row for row in withdrawal["methods"] if row["method"] == withdrawal["served"]), None)
-
-
-def _withdrawal(number: int, row: Mapping[str, Any], epsilons: Sequence[float]) -> dict[str, Any]:
-    """Return a withdrawal with what its section shows: claim, served method, delay and, for the first, charts."""
+def _withdrawal(number: int, row: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """Return a withdrawal with what its section shows: standing, timeline and, for the first, charts and tables."""
     drawn: list[Panel] = []
-    if row["methods"] and number <= DETAILED:
-        drawn = figures.before_and_after(f"w{number}", epsilons, *_lines(row["methods"]))
-    delay = None
-    if row["unlearned_at"]:
-        delay = (time_of(row["unlearned_at"]) - time_of(row["requested_at"])).total_seconds()
+    shown = number <= DETAILED
+    if row["methods"] and shown:
+        drawn = figures.before_and_after(f"w{number}", result["probe"]["epsilons_sd"], *_lines(row["methods"]))
     return {
         **row,
         "number": number,
-        "claim": claim(row),
-        "served_method": _served(row),
-        "delay": delay,
+        "claim": withdrawn.claim(row),
+        "standing": withdrawn.standing(row),
+        "timeline": withdrawn.timeline(row, now=result["created"]) if shown else [],
+        "evidence": withdrawn.evidence(f"w{number}-evidence", row["verdict"]) if shown else None,
+        "compared": withdrawn.compared(row["verdict"]) if shown else [],
+        "served_method": withdrawn.served_method(row),
+        "delay": withdrawn.seconds_taken(row),
         "panels": drawn,
     }
 

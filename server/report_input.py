@@ -37,6 +37,23 @@ _GROUP = {
     "positive": _N,
     "extracted": (int, None),
 }
+_RATE = ({"value": float, "low": float, "high": float}, None)
+_SCORE = {
+    **{"name": str, "primary": bool},
+    **dict.fromkeys(("auc", "low90", "high90", "low95", "high95", "p", "p_holm", "epsilon"), float),
+    **{"tpr_at_1": _RATE, "tpr_at_5": _RATE},
+}
+_STATISTICS = {
+    **dict.fromkeys(("method", "group", "unit", "verdict", "words"), str),
+    **{"n": int, "segments": int, "identical": bool, "certainty": _N, "detectable": _N, "needed": (int, None)},
+    **{"unlearned": [float], "never": [float], "scores": [_SCORE]},
+}
+_VERDICT = {
+    **dict.fromkeys(("verdict", "words", "method"), str),
+    **{"exact": bool, "copies": int, "seeds": [int]},
+    **dict.fromkeys(("before", "after", "retained"), (_STATISTICS, None)),
+    "bytes": {"holds": bool, "checks": [{"name": str, "expected": str, "seen": str, "holds": bool}]},
+}
 SHAPE: Mapping[str, Any] = {
     "run": str,
     "created": str,
@@ -84,11 +101,14 @@ SHAPE: Mapping[str, Any] = {
                 }
             ],
             "erased": {"segments": int, "bytes": int, "files": [str]},
+            **{"state": str, "reason": str, "deadline": (str, None), "steps": [{"state": str, "at": str}]},
+            **{"verdict": (_VERDICT, None), "certificate": ({"file": str, "sha256": str}, None)},
         }
     ],
     "phases": [{"name": str, "seconds": _N}],
     "overhead_seconds": _N,
 }
+_VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CURVES = ("general", "personal", "difference", "low", "high")
 
@@ -110,12 +130,33 @@ def load_result(path: Path) -> Result:
                 where, seen = f"{path.name}: probe.groups.{name}.{key}", len(group[key])
                 raise DataError(f"{where} has {seen} values, expected {strengths}, one for each epsilon")
     for withdrawal in result["withdrawals"]:
-        measured = [method["method"] for method in withdrawal["methods"]]
-        if measured and withdrawal["served"] not in measured:
-            raise DataError(
-                f"{path.name}: job {withdrawal['job']} serves {withdrawal['served']!r}, which was not measured"
-            )
+        _check_withdrawal(withdrawal, path.name)
     return dict(result)
+
+
+def _check_withdrawal(withdrawal: Result, file: str) -> None:
+    """Raise DataError where a withdrawal contradicts itself, or has a verdict that is none or rests on no score."""
+    where = f"{file}: job {withdrawal['job']}"
+    measured = [method["method"] for method in withdrawal["methods"]]
+    if measured and withdrawal["served"] not in measured:
+        raise DataError(f"{where} serves {withdrawal['served']!r}, which was not measured")
+    verdict = withdrawal["verdict"]
+    if verdict is None:
+        if withdrawal["certificate"] is not None:
+            raise DataError(f"{where} has a certificate and no verdict")
+        return
+    compared = {part: verdict[part] for part in ("before", "after", "retained") if verdict[part] is not None}
+    for part in (verdict, *compared.values()):
+        if part["verdict"] not in _VERDICTS:
+            raise DataError(f"{where} has the verdict {part['verdict']!r}, expected one of {', '.join(_VERDICTS)}")
+    if withdrawal["certificate"] is not None and verdict["verdict"] != "PASS":
+        raise DataError(f"{where} has a certificate, and its verdict is {verdict['verdict']}, expected PASS")
+    for name, part in compared.items():
+        if sum(score["primary"] for score in part["scores"]) != 1:
+            raise DataError(f"{where}: {name} has no one primary score, on which a verdict rests")
+        for arm in ("unlearned", "never"):
+            if len(part[arm]) != part["n"] or not part["n"]:
+                raise DataError(f"{where}: {name}.{arm} has {len(part[arm])} copies, expected {part['n']}, at least 1")
 
 
 def _clean(value: Any) -> Any:

@@ -28,14 +28,28 @@ def moment(text: str | None) -> str:
     return f"{time.day} {time:%B %Y, %H:%M:%S %Z}"
 
 
+def day(text: str) -> str:
+    """Return `23 Nov 2026`."""
+    time = time_of(text)
+    return f"{time.day} {time:%b %Y}"
+
+
+def clock(text: str) -> str:
+    """Return `15:45:00 UTC`."""
+    return f"{time_of(text):%H:%M:%S %Z}"
+
+
 def duration(seconds: float | None) -> str:
-    """Return `0.8 s`, `12 min 4 s` or `3 h 2 min`."""
+    """Return `0.8 s`, `12 min 4 s`, `3 h 2 min` or `5 days`."""
     if seconds is None:
         return "n/a"
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days"
 
 
 def size(count: int) -> str:
@@ -63,6 +77,13 @@ def number(value: float | None) -> str:
     if value is None:
         return "n/a"
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def probability(value: float | None) -> str:
+    """Return a p-value: `0.042`, or `< 0.001`."""
+    if value is None:
+        return "n/a"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def counted(count: int, noun: str) -> str:
