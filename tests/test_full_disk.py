@@ -87,5 +87,5 @@ def test_nothing_half_written_is_left_and_nothing_runs(ran):
 def test_consent_is_as_it_was_and_the_device_has_been_told(ran):
     assert registry_is_sound(ran.after)
     with Registry.open(ran.after / "registry.db") as registry:
-        assert [event.kind for event in registry.events()].count("withdrawn") == 1
-        assert [job.state for job in registry.jobs()] == ["UNLEARNED"]
+        assert [patient.status for patient in registry.patients("wearable")].count("withdrawn") == 1
+        assert [job.state for job in registry.jobs()] == ["CERTIFIED"]

@@ -242,5 +242,5 @@ def test_after_all_that_a_run_finishes(home: Path) -> None:
     assert len(result_of(home)["personal"]) == 3
     assert "report" in out
     with Registry.open(home / "registry.db") as registry:
-        assert [job.state for job in registry.jobs()] == ["UNLEARNED", "UNLEARNED"]
+        assert [job.state for job in registry.jobs()] == ["CERTIFIED", "CERTIFIED"]
     assert sorted(path.name for path in (home / "flower").iterdir()) == ["launcher.lock", "superlink.log"]

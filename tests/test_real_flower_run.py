@@ -147,7 +147,7 @@ def test_withdrawals_are_unlearned_and_a_full_one_serves_the_general_model(ran: 
     assert not withdrawals["records"]["equals_general"]
     with Registry.open(ran.home / "registry.db") as registry:
         jobs = registry.jobs()
-        assert [job.state for job in jobs] == ["UNLEARNED", "UNLEARNED"]
+        assert [job.state for job in jobs] == ["CERTIFIED", "CERTIFIED"]
         assert [run.status for run in registry.runs()] == ["finished"]
     assert registry_is_sound(ran.home)
 
