@@ -18,6 +18,7 @@ from server.cli import devices, jobs, patients
 from server.ledger_cli import ledger
 from shared.errors import LetheError, WorkspaceError, plainly
 from shared.terminal import show
+from simulations.audit_cli import app as audit
 from simulations.data_cli import app as data
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(audit, name="audit")
 app.add_typer(data, name="data")
 app.add_typer(patients, name="patients")
 app.add_typer(jobs, name="jobs")

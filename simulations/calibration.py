@@ -1,0 +1,226 @@
+"""The auditor audited: withdrawals of whom the truth is known, judged by the auditor, and counted.
+
+Doing nothing must be found, over-forgetting refused, retraining left alone, strangers never accused. Nothing is
+asserted: the rates go to the terminal, and into docs/AUDIT.md and the README. Whose withdrawals these are is in
+`simulations/calibration_data.py`, what is asked of them in `calibration_jobs.py`, the table in `calibration_table.py`.
+"""
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from server.auditor import judge_method
+from server.method_audit import LEAST_PATIENTS
+from server.verdicts import MethodVerdict
+from shared.audit_messages import AuditReply
+from shared.model import ResNet34, load
+from shared.package import Public
+from shared.settings import Settings
+from simulations.calibration_data import MODEL, PUBLIC, Cut, Wearer, build_world, cut, settings_of, wearers_of
+from simulations.calibration_jobs import QUESTIONS, Question, audit, bytes_hold, judged, questions_of, withdrawals
+from simulations.calibration_table import Outcome, Row, row
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is calibrated.
+
+    Attributes:
+        data: a folder in PTB-XL's layout.
+        patients: wearers a seed; `server.method_audit.LEAST_PATIENTS` or more, or no method is judged a seed.
+        copies: K, an arm.
+        seeds: worlds: patients, general model and copies of their own.
+        width: of the general models.
+    """
+
+    data: Path
+    patients: int = 8
+    copies: int = 16
+    seeds: int = 5
+    width: int = 16
+
+
+class Result(TypedDict):
+    """What was found; plain JSON."""
+
+    data: str
+    patients: int
+    copies: int
+    seeds: int
+    width: int
+    models: list[dict[str, float | None]]
+    rows: list[Row]
+    jobs: list[dict[str, Any]]
+    bytes: dict[str, dict[str, int]]
+    seconds: float
+    seconds_models: float
+    cpu_seconds_audit: float
+    workers: int
+    machine: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One device's answer, and whether the bytes of "nothing" and "exact" are what they would have been."""
+
+    world: int
+    wearer: str
+    withdrawal: str
+    reply: AuditReply
+    bytes: dict[str, bool]
+    cpu_seconds: float
+
+
+def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | None = None) -> Result:
+    """Make the withdrawals of a plan, judge them, and count.
+
+    Args:
+        plan: of whom and how many.
+        scratch: an empty folder for signals and models.
+        progress: draws a bar, such as `shared.terminal.progress`.
+        workers: processes, each on one thread; default one a core.
+
+    Raises:
+        DataError: too few control segments, or the folder is not what it should be.
+        UsageError: too few patients.
+    """
+    began, workers = time.perf_counter(), workers or len(os.sched_getaffinity(0))
+    (scratch / "cache").mkdir(parents=True, exist_ok=True)
+    _cut(plan, scratch, 0)  # fills the cache, which the workers only read
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    with pool:
+        models = _all(
+            pool, progress, "training general models", [(_build, plan, scratch, s) for s in range(plan.seeds)]
+        )
+        trained = time.perf_counter()
+        tasks = [(_answer, plan, scratch, *one) for one in _withdrawals(plan, scratch)]
+        answers: list[_Answer] = _all(pool, progress, "auditing withdrawals", tasks)
+    outcomes = [outcome for answer in answers for outcome in _judged(answer)]
+    return {
+        "data": plan.data.name,
+        "patients": plan.patients,
+        "copies": plan.copies,
+        "seeds": plan.seeds,
+        "width": plan.width,
+        "models": models,
+        "rows": list(_rows(answers, outcomes)),
+        "jobs": [_brief(outcome) for outcome in outcomes],
+        "bytes": _bytes(answers),
+        "seconds": time.perf_counter() - began,
+        "seconds_models": trained - began,
+        "cpu_seconds_audit": sum(answer.cpu_seconds for answer in answers),
+        "workers": workers,
+        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+    }
+
+
+def _all(pool: ProcessPoolExecutor, progress: Progress, label: str, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Run all tasks and return their results in order; the first error ends it."""
+    waiting: set[Future[Any]] = set()
+    futures = [pool.submit(*task) for task in tasks]
+    with progress(label, len(futures)) as tell:
+        waiting.update(futures)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                if future.exception() is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                future.result()
+            tell(len(futures) - len(waiting))
+    return [future.result() for future in futures]
+
+
+def _settings(plan: Plan, seed: int) -> Settings:
+    settings = settings_of(plan.width, seed=seed)
+    return replace(settings, audit=replace(settings.audit, copies=plan.copies))
+
+
+@lru_cache(maxsize=2)
+def _cut(plan: Plan, scratch: Path, seed: int) -> Cut:
+    return cut(plan.data, cache=scratch / "cache", patients=plan.patients, seeds=plan.seeds, seed=seed)
+
+
+@lru_cache(maxsize=2)
+def _wearers(plan: Plan, scratch: Path, seed: int) -> list[Wearer]:
+    return wearers_of(_cut(plan, scratch, seed), seed=seed)
+
+
+@lru_cache(maxsize=2)
+def _world(folder: Path) -> tuple[ResNet34, Public]:
+    return load(folder / MODEL), Public.from_bytes((folder / PUBLIC).read_bytes())
+
+
+def _build(plan: Plan, scratch: Path, seed: int) -> dict[str, float | None]:
+    return build_world(_cut(plan, scratch, seed), _settings(plan, seed), scratch / str(seed))
+
+
+def _withdrawals(plan: Plan, scratch: Path) -> Iterable[tuple[int, int, str]]:
+    """Return seed, wearer and withdrawal of every audit."""
+    for seed in range(plan.seeds):
+        for number, wearer in enumerate(_wearers(plan, scratch, seed)):
+            for withdrawal in withdrawals(wearer):
+                yield seed, number, withdrawal
+
+
+def _answer(plan: Plan, scratch: Path, seed: int, number: int, withdrawal: str) -> _Answer:
+    began = time.process_time()
+    wearer, settings = _wearers(plan, scratch, seed)[number], _settings(plan, seed)
+    general, public = _world(scratch / str(seed))
+    copies = np.random.SeedSequence([seed, number, *withdrawal.encode()]).generate_state(1)
+    reply = audit(wearer, withdrawal, general, public, settings, seed=int(copies[0]))
+    held = bytes_hold(wearer, withdrawal, general, public, settings)
+    return _Answer(seed, wearer.name, withdrawal, reply, held, time.process_time() - began)
+
+
+def _judged(answer: _Answer) -> list[Outcome]:
+    return [
+        outcome
+        for question in questions_of(answer.withdrawal)
+        for outcome in judged(answer.reply, question, wearer=answer.wearer, seed=answer.world)
+    ]
+
+
+def _rows(answers: Sequence[_Answer], outcomes: Sequence[Outcome]) -> Iterable[Row]:
+    for question in QUESTIONS:
+        for method, expected in question.expected.items():
+            found = [one for one in outcomes if (one["question"], one["method"]) == (question.title, method)]
+            if found:
+                yield row(question.title, expected, found, _levels(answers, question, method))
+
+
+def _levels(answers: Sequence[_Answer], question: Question, method: str) -> dict[int | None, MethodVerdict]:
+    """Return the method's verdict a seed, where a seed has patients enough, and over all of them (None)."""
+    asked = [answer for answer in answers if answer.withdrawal == question.withdrawal]
+    by_seed: Mapping[int, int] = Counter(answer.world for answer in asked)
+    levels: dict[int | None, MethodVerdict] = {}
+    for seed in (*sorted(by_seed), None):
+        replies = [answer.reply for answer in asked if seed is None or answer.world == seed]
+        if len(replies) >= LEAST_PATIENTS:
+            levels[seed] = judge_method(replies, method, group=question.group, seed=seed or 0)
+    return levels
+
+
+def _bytes(answers: Sequence[_Answer]) -> dict[str, dict[str, int]]:
+    names = list(answers[0].bytes)
+    return {name: {"jobs": len(answers), "holds": sum(answer.bytes[name] for answer in answers)} for name in names}
+
+
+def _brief(outcome: Outcome) -> dict[str, Any]:
+    primary = outcome["statistics"]["scores"][0]
+    figures = {name: primary[name] for name in ("auc", "low95", "high95")}
+    about = {name: outcome[name] for name in ("seed", "wearer", "question", "method")}
+    return {**about, "verdict": outcome["statistics"]["verdict"], **figures}

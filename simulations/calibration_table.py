@@ -1,0 +1,163 @@
+"""What the calibration found, as rows: one a question and method, drawn for the terminal or as Markdown.
+
+Rates are over jobs (the unit of a job's verdict is a copy); the level of the method has one verdict a seed (its unit
+is a patient) and one over all seeds.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from server.verdicts import MethodVerdict, Statistics, Verdict
+from shared.inference import Rate, rate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Expected = Literal["FAIL", "not FAIL", "-"]
+NOMINAL = 0.05  # of jobs without a trace may be called FAIL
+COLUMNS = ("question", "method", "expected", "jobs", "FAIL", "95 %", "AUC", "by seed", "method, by seed", "all", "")
+
+
+class Outcome(TypedDict):
+    """The verdict of one job of the calibration."""
+
+    seed: int
+    wearer: str
+    question: str
+    method: str
+    statistics: Statistics
+
+
+class Row(TypedDict):
+    """One method under one question.
+
+    Attributes:
+        fail: share of jobs with FAIL.
+        verdicts: how many jobs have which verdict.
+        auc, least, most: mean of the primary AUC over jobs, and the least and the most of its means a seed.
+        by_seed: verdicts of the method, one a seed.
+        pooled: verdict of the method over all seeds; None with fewer than two patients.
+        holds: whether it is as expected; None where nothing is.
+    """
+
+    question: str
+    method: str
+    expected: Expected
+    jobs: int
+    fail: Rate
+    verdicts: dict[Verdict, int]
+    auc: float
+    least: float
+    most: float
+    by_seed: list[Verdict]
+    pooled: MethodVerdict | None
+    holds: bool | None
+
+
+def row(
+    question: str, expected: Expected, outcomes: Sequence[Outcome], levels: Mapping[int | None, MethodVerdict]
+) -> Row:
+    """Add up the jobs of one method under one question.
+
+    Args:
+        question: for people.
+        expected: "FAIL": the method must fail on its own level, in every seed and over all; where patients are too
+            few for that, every job must. "not FAIL": the method never may, and jobs in no more than 5 %. "-": it is
+            measured.
+        outcomes: one a job, at least one.
+        levels: the method's verdict by seed; None for all seeds.
+    """
+    aucs = {seed: [_primary(one) for one in outcomes if one["seed"] == seed] for seed in sorted(_seeds(outcomes))}
+    means = [sum(values) / len(values) for values in aucs.values()]
+    counted = Counter(one["statistics"]["verdict"] for one in outcomes)
+    fail = rate(counted["FAIL"], len(outcomes))
+    by_seed = [verdict["verdict"] for seed, verdict in sorted(levels.items(), key=str) if seed is not None]
+    return {
+        "question": question,
+        "method": outcomes[0]["method"],
+        "expected": expected,
+        "jobs": len(outcomes),
+        "fail": fail,
+        "verdicts": dict(counted),
+        "auc": sum(map(_primary, outcomes)) / len(outcomes),
+        "least": min(means),
+        "most": max(means),
+        "by_seed": by_seed,
+        "pooled": levels.get(None),
+        "holds": _holds(expected, fail, [verdict["verdict"] for verdict in levels.values()]),
+    }
+
+
+def _holds(expected: Expected, fail: Rate, levels: Collection[Verdict]) -> bool | None:
+    if expected == "FAIL":
+        return all(verdict == "FAIL" for verdict in levels) if levels else fail["value"] == 1.0
+    if expected == "not FAIL":
+        return fail["value"] <= NOMINAL and "FAIL" not in levels
+    return None
+
+
+def _seeds(outcomes: Sequence[Outcome]) -> set[int]:
+    return {one["seed"] for one in outcomes}
+
+
+def _primary(outcome: Outcome) -> float:
+    return outcome["statistics"]["scores"][0]["auc"]
+
+
+def _cells(found: Row) -> tuple[str, ...]:
+    fail, pooled = found["fail"], found["pooled"]
+    failed = sum(verdict == "FAIL" for verdict in found["by_seed"])
+    return (
+        found["question"],
+        found["method"],
+        found["expected"],
+        str(found["jobs"]),
+        f"{100 * fail['value']:.0f} %",
+        f"{100 * fail['low']:.0f}-{100 * fail['high']:.0f}",
+        f"{found['auc']:.2f}",
+        f"{found['least']:.2f}-{found['most']:.2f}",
+        f"FAIL {failed}/{len(found['by_seed'])}" if found["by_seed"] else "-",
+        pooled["verdict"] if pooled else "-",
+        {True: "as expected", False: "MISSED", None: ""}[found["holds"]],
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table for a README."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def render(result: Mapping[str, Any]) -> "RenderableType":
+    """Return the table for a terminal, what was compared, and what it took."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(title="The auditor audited", title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge = False
+    for number, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if number < 3 else "right", no_wrap=number > 0)
+    before = ""
+    for found in result["rows"]:
+        if before and found["question"] != before:
+            table.add_section()
+        cells = _cells(found)
+        table.add_row(cells[0] if found["question"] != before else "", *cells[1:])
+        before = found["question"]
+    return Group(table, *about(result))
+
+
+def about(result: Mapping[str, Any]) -> list[str]:
+    """Return lines that say what was compared."""
+    data, models = result["data"], result["models"]
+    accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in models)
+    held = "; ".join(f"{name} {check['holds']} of {check['jobs']}" for name, check in result["bytes"].items())
+    return [
+        f"{data}; {result['seeds']} seeds x {result['patients']} wearers, {result['copies']} copies an arm, "
+        f"width {result['width']}; rates with Clopper-Pearson limits",
+        f"general models, accuracy a segment on validation patients: {accuracy} (majority {models[0]['majority']:.2f})",
+        f"bytes: the served digest is what it would have been: {held}",
+        f"{result['seconds']:.0f} s on {result['workers']} processes ({result['machine']})",
+    ]

@@ -1,0 +1,200 @@
+"""The auditor audited, in small: what is there is found, what is gone stays gone, and nobody is accused by mistake."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from fleet import TINY
+from typer.testing import CliRunner
+
+from server.auditor import judge_method, statistics
+from shared.errors import DataError, UsageError
+from shared.model import ResNet34, load, to_bytes
+from shared.package import Public
+from shared.settings import Settings
+from shared.unlearning.case import Case
+from simulations.calibration_data import MODEL, PUBLIC, TRAINED_SEGMENTS, Wearer, build_world, cut, wearers_of
+from simulations.calibration_jobs import OVER, PLANTED, QUESTIONS, audit, bytes_hold, judged, overforget, withdrawals
+from simulations.calibration_table import COLUMNS, markdown, row
+from simulations.cli import app
+
+SETTINGS = TINY.with_values({"probe.control_segments": 12, "general.max_segments": 1500, "audit.copies": 8})
+
+
+class World(NamedTuple):
+    general: ResNet34
+    public: Public
+    wearers: list[Wearer]
+    settings: Settings = SETTINGS
+
+
+@pytest.fixture(scope="module")
+def folders(cohort_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "cache").mkdir()
+    return cohort_folder, folder
+
+
+@pytest.fixture(scope="module")
+def world(folders) -> World:
+    data, folder = folders
+    found = cut(data, cache=folder / "cache", patients=4, seeds=1, seed=0)
+    about = build_world(found, SETTINGS, folder / "0")
+    assert about["accuracy"] is not None
+    public = Public.from_bytes((folder / "0" / PUBLIC).read_bytes())
+    return World(load(folder / "0" / MODEL), public, wearers_of(found, seed=0))
+
+
+def answer(world: World, number: int, withdrawal: str, *, seed: int = 0):
+    return audit(world.wearers[number], withdrawal, world.general, world.public, world.settings, seed=seed)
+
+
+def verdicts(reply, withdrawal: str) -> dict[tuple[str, str], str]:
+    asked = [question for question in QUESTIONS if question.withdrawal == withdrawal]
+    outcomes = [one for question in asked for one in judged(reply, question, wearer="w", seed=0)]
+    return {(one["question"], one["method"]): one["statistics"]["verdict"] for one in outcomes}
+
+
+@pytest.fixture(scope="module")
+def planted(world):
+    """Eight answers about planted labels: four wearers, two audits each."""
+    return [answer(world, number, "canary", seed=seed) for number in range(4) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_when_everything_is_withdrawn_doing_nothing_and_over_forgetting_fail_and_exact_does_not(world, number):
+    reply = answer(world, number, "all")
+    said = {method: verdict for (_, method), verdict in verdicts(reply, "all").items()}
+    assert said["nothing"] == said[OVER] == "FAIL"
+    assert said["exact"] != "FAIL"
+    assert statistics(reply, OVER, seed=0)["scores"][0]["high95"] < 0.5  # less sure than who never saw the segments
+
+
+def test_a_planted_label_is_found_before_and_gone_after_retraining(planted):
+    for reply in planted:
+        assert statistics(reply, "nothing", seed=0)["verdict"] == "FAIL"
+    assert judge_method(planted, "nothing", seed=0)["verdict"] == "FAIL"
+
+
+def test_retraining_is_not_refuted_on_the_level_of_the_method(planted):
+    assert judge_method(planted, "exact", seed=0)["verdict"] != "FAIL"
+    refuted = [statistics(reply, "exact", exact=True, seed=0)["verdict"] == "FAIL" for reply in planted]
+    assert sum(refuted) <= 2  # of 8; more than that a test at 5 % does in one of 200 times
+
+
+def test_a_patient_who_was_never_used_is_not_found_on_the_level_of_the_method(planted):
+    assert judge_method(planted, "exact", group="stranger", seed=0)["verdict"] != "FAIL"
+
+
+def test_over_forgetting_changes_nothing_it_is_given(world):
+    own, recipe = world.wearers[0].records[0], world.settings.personalisation
+    case = Case(world.general, world.general, own[:3], own[3:], world.public, recipe, world.settings.unlearning)
+    before = to_bytes(world.general)
+    assert to_bytes(overforget(case)) != before == to_bytes(world.general)
+
+
+@pytest.mark.parametrize("withdrawal", ["all", "record", "class", "canary"])
+def test_bytes_refute_doing_nothing_and_never_retraining(world, withdrawal):
+    able = [wearer for wearer in world.wearers if withdrawal in withdrawals(wearer)]
+    assert able
+    for wearer in able:
+        held = bytes_hold(wearer, withdrawal, world.general, world.public, world.settings)
+        assert held == {"nothing": False, "exact": True}
+
+
+def test_a_planted_label_is_wrong_and_what_is_kept_is_the_rest_of_the_record(world):
+    wearer = world.wearers[0]
+    kept, planted = withdrawals(wearer)["canary"]
+    assert (len(kept), len(planted)) == (TRAINED_SEGMENTS - PLANTED, PLANTED)
+    assert torch.equal(torch.cat([kept.segments, planted.segments]), wearer.records[0].segments)
+    assert not (planted.labels * wearer.records[0].labels[-PLANTED:]).any()
+    assert torch.equal(planted.labels.sum(dim=1), torch.ones(PLANTED))
+
+
+def test_a_wearer_of_one_record_is_not_asked_for_another(world):
+    one = replace(world.wearers[0], records=world.wearers[0].records[:1])
+    assert set(withdrawals(one)) == {"all", "class", "canary"}
+
+
+def test_nobody_plays_two_parts_and_no_two_seeds_share_a_wearer_or_a_stranger(folders):
+    data, folder = folders
+    met = []
+    for seed in range(2):
+        found = cut(data, cache=folder / "cache", patients=2, seeds=2, seed=seed)
+        records = found.signals.records
+        away = {records[row].patient for row in (*sum(found.wearers, ()), *found.strangers, *found.control)}
+        public = {records[row].patient for row in (*found.training, *found.validation)}
+        assert not away & public
+        assert not {records[row].patient for row in found.training} & {records[r].patient for r in found.validation}
+        met.append(away)
+    assert not met[0] & met[1]
+
+
+def test_too_few_controls_are_refused(folders):
+    data, folder = folders
+    found = cut(data, cache=folder / "cache", patients=4, seeds=1, seed=0)
+    with pytest.raises(DataError, match="10 control segments, expected 12; take more patients"):
+        build_world(replace(found, control=found.control[:1]), SETTINGS, folder / "few")
+
+
+def test_too_few_patients_are_refused(folders):
+    data, folder = folders
+    with pytest.raises(UsageError, match="29 patients, expected at least 240"):
+        cut(data, cache=folder / "cache", patients=8, seeds=5, seed=0)
+
+
+def outcome(seed: int, verdict: str, auc: float, *, method: str = "exact"):
+    statistics = {"verdict": verdict, "scores": [{"auc": auc}]}
+    return {"seed": seed, "wearer": "w", "question": "q", "method": method, "statistics": statistics}
+
+
+def test_a_row_adds_up_jobs_and_means_by_seed():
+    outcomes = [outcome(0, "FAIL", 1.0), outcome(0, "PASS", 0.5), outcome(1, "PASS", 0.5), outcome(1, "PASS", 0.6)]
+    found = row("q", "-", outcomes, {0: {"verdict": "FAIL"}, 1: {"verdict": "PASS"}, None: {"verdict": "PASS"}})
+    assert (found["jobs"], found["verdicts"], found["by_seed"]) == (4, {"FAIL": 1, "PASS": 3}, ["FAIL", "PASS"])
+    assert found["auc"] == pytest.approx(0.65)
+    assert (found["least"], found["most"]) == (pytest.approx(0.55), pytest.approx(0.75))
+    assert found["fail"]["value"] == 0.25
+    assert found["fail"]["low"] == pytest.approx(0.0063, abs=1e-4)  # Clopper-Pearson of 1 in 4, from its tables
+    assert found["fail"]["high"] == pytest.approx(0.8059, abs=1e-4)
+    assert found["holds"] is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "jobs", "levels", "holds"),
+    [
+        ("FAIL", ["INCONCLUSIVE"], ["FAIL", "FAIL"], True),  # some patients leave no trace
+        ("FAIL", ["FAIL"], ["FAIL", "INCONCLUSIVE"], False),
+        ("FAIL", ["FAIL", "INCONCLUSIVE"], [], False),  # too few patients to judge a method: all jobs count
+        ("FAIL", ["FAIL", "FAIL"], [], True),
+        ("not FAIL", ["FAIL", *["PASS"] * 19], ["PASS"], True),
+        ("not FAIL", ["FAIL", *["PASS"] * 18], ["PASS"], False),
+        ("not FAIL", ["PASS"] * 20, ["PASS", "FAIL"], False),
+    ],
+)
+def test_what_is_not_as_expected_is_said_to_be_missed(expected, jobs, levels, holds):
+    outcomes = [outcome(0, verdict, 0.5) for verdict in jobs]
+    found = row("q", expected, outcomes, {seed: {"verdict": verdict} for seed, verdict in enumerate(levels)})
+    assert found["holds"] is holds
+    lines = markdown([found]).splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == len(COLUMNS) + 1
+    assert ("MISSED" in lines[2]) is not holds
+
+
+@pytest.mark.slow
+def test_a_whole_calibration_says_what_it_counted(cohort_folder, tmp_path):
+    out = tmp_path / "table.md"
+    words = "--patients 4 --copies 2 --seeds 1 --width 2 --json"
+    done = CliRunner().invoke(
+        app, ["audit", "calibrate", "--data", str(cohort_folder), *words.split(), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {row["method"] for row in result["rows"]} == {"nothing", "finetune", "exact", OVER}
+    assert all(row["verdicts"] == {"INCONCLUSIVE": row["jobs"]} for row in result["rows"])  # two copies decide nothing
+    assert (
+        result["bytes"]["nothing"]["holds"] == 0 < result["bytes"]["exact"]["holds"] == result["bytes"]["exact"]["jobs"]
+    )
+    assert out.read_text().startswith("| question | method |")
