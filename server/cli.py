@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.rows import DUE, Job, Patient, Role, counted
+from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
 from shared.errors import UsageError
 from shared.terminal import note, show
@@ -183,7 +183,7 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 
 
 def _next_step(patient: Patient, covering: Sequence[Job]) -> str:
-    if any(job.state in DUE for job in covering):
+    if any(job.state in UNFORGOTTEN for job in covering):
         return f"The next `lethe run` tells device {patient.slot}; no run trains on these records any more."
     if covering:
         return "The device has forgotten them already."

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.ledger import Entry
-from server.rows import DUE, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
+from server.rows import UNFORGOTTEN, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
 
 MOST_ROWS = 200  # of a table; all of PTB-XL is no table
 UNLINKED = (
@@ -39,7 +39,7 @@ STYLES = {
 
 def model_state(patient: Patient, device: DeviceRow | None, jobs: Sequence[Job]) -> str:
     """Say in a word or two which model a patient's device has, as far as the hospital knows."""
-    due = {job.state for job in jobs if job.state in DUE}
+    due = {job.state for job in jobs if job.state in UNFORGOTTEN}
     if "FAILED" in due:
         return "unlearning failed"
     if due:

@@ -26,6 +26,7 @@ FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "FAILED": ("DISPATCHED",),
 }
 DUE: tuple[State, ...] = tuple(state for state in STATES if state != "CERTIFIED")  # the next run takes these up
+UNFORGOTTEN: tuple[State, ...] = ("REQUESTED", "DISPATCHED", "FAILED")  # the device may still hold what is withdrawn
 
 
 @dataclass(frozen=True)
