@@ -91,7 +91,7 @@ SHAPE: Mapping[str, Any] = {
     "probe": {"epsilons_sd": [float], "groups": {"member": _GROUP, "held_out": _GROUP, "control": _GROUP}},
     "withdrawals": [
         {
-            **dict.fromkeys(("job", "pseudonym", "scope", "requested_at", "served", "general", "before"), str),
+            **dict.fromkeys(("job", "pseudonym", "scope", "requested_at", "served", "general", "before", "after"), str),
             **{"slot": int, "records": [str], "unlearned_at": (str, None), "equals_general": bool},
             "methods": [
                 {

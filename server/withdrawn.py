@@ -43,8 +43,8 @@ def claim(withdrawal: Row) -> Claim:
     if not withdrawal["unlearned_at"]:
         return "pending"
     served = served_method(withdrawal)
-    if served is None:
-        return "unmade"
+    if served is None:  # nothing was measured: there was no model, or the general one stands in until it is remade
+        return "bytes" if withdrawal["after"] and withdrawal["after"] == withdrawal["general"] else "unmade"
     whole = withdrawal["scope"] == "patient"
     if served["after"] == withdrawal["general"] and (withdrawal["equals_general"] or not whole):
         return "bytes"

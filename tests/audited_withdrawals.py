@@ -77,8 +77,9 @@ def audited(row, **changes):
     passed = verdict["verdict"] == "PASS"
     steps = [*row["steps"], {"state": "AUDITED", "at": at(seconds=131)}]
     steps.append({"state": "CERTIFIED" if passed else "FAILED", "at": at(seconds=132)})
-    certificate = {"file": f"certificates/{row['job']}.json", "sha256": "5c" * 32} if passed else None
+    certificate = {"file": f"{row['job']}.json", "sha256": "5c" * 32} if passed else None
     changed = {"verdict": verdict, "certificate": certificate, "steps": steps, "state": steps[-1]["state"]}
     if not exact:
-        changed |= {"served": "finetune", "equals_general": False}
+        after = next(m["after"] for m in row["methods"] if not m["exact"])
+        changed |= {"served": "finetune", "after": after, "equals_general": False}
     return row | changed

@@ -97,6 +97,7 @@ def withdrawal(rng, who, whole):
         "served": "exact",
         "general": who["general"],
         "before": who["personal"],
+        "after": after,
         "methods": [method(rng, "finetune", sha(rng), not whole), method(rng, "exact", after, not whole)],
         "equals_general": whole,
         "state": "UNLEARNED",

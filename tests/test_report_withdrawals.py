@@ -10,6 +10,7 @@ from report_pages import Page, sample, written
 def served(result, **changes):
     """Change the method that serves the first withdrawal, which no auditor has seen."""
     result["withdrawals"][0]["methods"][-1].update(changes)
+    result["withdrawals"][0]["after"] = result["withdrawals"][0]["methods"][-1]["after"]
     result["withdrawals"][0].update(verdict=None, certificate=None)
     return result
 
@@ -48,12 +49,28 @@ def test_a_withdrawal_that_has_not_reached_its_device_is_not_called_done(tmp_pat
 
 def test_a_device_that_never_made_a_model_has_only_erased(tmp_path):
     result = sample(2, 1)
-    result["withdrawals"][0] |= {"methods": [], "served": "", "general": "", "before": "", "equals_general": False}
+    result["withdrawals"][0] |= {
+        "methods": [],
+        "served": "",
+        "general": "",
+        "before": "",
+        "after": "",
+        "equals_general": False,
+    }
     result["withdrawals"][0] |= {"verdict": None, "certificate": None}
     text = Page(written(tmp_path, result, {})[1]).text
     assert "One withdrawal came before a personal model had been made" in text
     assert "The device had made no model, so there was nothing to unlearn." in text
     assert "byte for byte, the general model" not in text
+
+
+def test_a_general_model_that_stands_in_until_it_is_remade_is_told_as_such(tmp_path):
+    result = sample(2, 1)
+    result["withdrawals"][0] |= {"methods": [], "served": "", "reason": "the general model is being remade"}
+    text = Page(written(tmp_path, result, {})[1]).text
+    assert "The device put the general model back in the place of its own" in text
+    assert "the general model is being remade" in text
+    assert "had made no model" not in text
 
 
 def test_a_patient_who_left_before_the_others_became_personal_is_still_counted(tmp_path):
