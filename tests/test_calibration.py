@@ -126,6 +126,7 @@ def test_nobody_plays_two_parts_and_no_two_seeds_share_a_wearer_or_a_stranger(fo
         records = found.signals.records
         away = {records[row].patient for row in (*sum(found.wearers, ()), *found.strangers, *found.control)}
         public = {records[row].patient for row in (*found.training, *found.validation)}
+        assert len(away) == 3 * 2  # wearers, strangers and controls, two of each
         assert not away & public
         assert not {records[row].patient for row in found.training} & {records[r].patient for r in found.validation}
         met.append(away)
