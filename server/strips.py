@@ -35,7 +35,7 @@ def arms(verdict: Mapping[str, Any]) -> list[Strip]:
     never = (after or before or {}).get("never", [])
     found = [
         Strip("Made with the records", "with", before["unlearned"] if before else []),
-        Strip(f"Then unlearned ({verdict['method']})", "then", after["unlearned"] if after else []),
+        Strip("Then unlearned", "then", after["unlearned"] if after else []),
         Strip("Never had them", "never", never),
     ]
     return [strip for strip in found if len(strip.values)] if never else []

@@ -32,7 +32,7 @@ def mixed():
     result = sample(devices=24, withdrawals=7)
     rows = result["withdrawals"]
     rows[1] = audited(rows[1], means=(2.6, 2.6, 2.6))
-    rows[3] = audited(rows[3], exact=False, copies=64)
+    rows[3] = audited(rows[3], exact=False, copies=143)
     rows[4] |= {"verdict": None, "certificate": None}
     rows[5] = audited(rows[5], exact=False, means=(0.4, 1.9, 1.5))
     rows[6] |= {"unlearned_at": None, "verdict": None, "certificate": None, "methods": [], "served": ""}
