@@ -5,6 +5,7 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 """
 
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from server.progress import Progress
 from server.registry import Registry
 from server.rows import DUE
 from server.run import Run
-from server.withdrawals import unlearn
+from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
 from shared.errors import LetheError, RunError, UsageError, plainly
+from shared.messages import PersonaliseReply
 from shared.package import Package, load_general
 from shared.settings import Settings
 from shared.unlearning import parse_methods
@@ -89,27 +91,39 @@ def meet(run: Run) -> None:
 def refresh(run: Run) -> Trained:
     """Bring the general model and every personal one up to date with consent.
 
-    Both take a while, and a corpus patient may withdraw meanwhile: a model that he is in is made again.
+    Both take a while, and patients may withdraw meanwhile. A model that a corpus patient is in is made again; a
+    device whose patient withdrew is asked to forget before it is asked for a model, because it then still has what it
+    is to give account of.
     """
     while True:
         with run.progress.phase("general") as tell:
             trained = train_general(run.workspace, run.registry, run.settings, tell=tell)
-        if not is_stale(run.workspace, run.registry, run.settings):
-            personalise(run, trained)
-            if not is_stale(run.workspace, run.registry, run.settings):
-                return trained
+        unlearn(run, only_new=True)
+        if is_stale(run.workspace, run.registry, run.settings):
+            continue
+        passed_over = personalise(run, trained)
+        if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
+            return trained
 
 
-def personalise(run: Run, trained: Trained) -> None:
-    """Have every device make its personal model of what its patient consents to; of nothing, it makes none."""
+def personalise(run: Run, trained: Trained) -> bool:
+    """Have every device make its personal model of what its patient consents to; of nothing, it makes none.
+
+    Returns:
+        Whether a device was passed over, because it is to forget first.
+    """
     package = Package.open(run.workspace.models / trained.digest)
     owners = {patient.slot: patient.id for patient in run.registry.patients("wearable") if patient.slot is not None}
+    passed_over = set()
 
-    def consented(slot: int) -> list[str]:
+    def consented(slot: int) -> list[str] | None:
+        if awaits(run, owners[slot]):
+            passed_over.add(slot)
+            return None
         return [row.id for row in run.registry.records(owners[slot])]
 
     with run.progress.phase("personalise") as tell:
-        run.personal = phases.personalise(
+        found = phases.personalise(
             run.grid,
             run.devices,
             owners,
@@ -120,24 +134,32 @@ def personalise(run: Run, trained: Trained) -> None:
             answer_s=run.answer_s,
             tell=tell,
         )
-    for slot, reply in run.personal.items():
+    run.personal |= found
+    for slot, reply in found.items():
+        if reply.status == "ok":
+            node, identity = run.devices[slot]
+            run.devices[slot] = node, replace(identity, package=package.fingerprint)
         if reply.personal:
-            lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
-            if reply.accepted:
-                run.registry.add_model(
-                    reply.personal, kind="personal", parent=trained.digest, slot=slot, lineage=lineage
-                )
-            run.registry.record_device(
-                slot,
-                patient=owners[slot],
-                general=trained.digest,
-                personal=reply.personal,
-                bundle=reply.bundle,
-                accepted=reply.accepted,
-                own=reply.own_personal,
-                others=reply.others_personal,
-                seconds=reply.seconds,
-            )
+            _enter_model(run, trained, owners[slot], reply)
+    return bool(passed_over)
+
+
+def _enter_model(run: Run, trained: Trained, patient: str, reply: PersonaliseReply) -> None:
+    """Enter the model that a device now has in use."""
+    if reply.accepted:
+        lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
+        run.registry.add_model(reply.personal, kind="personal", parent=trained.digest, slot=reply.slot, lineage=lineage)
+    run.registry.record_device(
+        reply.slot,
+        patient=patient,
+        general=trained.digest,
+        personal=reply.personal,
+        bundle=reply.bundle,
+        accepted=reply.accepted,
+        own=reply.own_personal,
+        others=reply.others_personal,
+        seconds=reply.seconds,
+    )
 
 
 def probe(run: Run) -> None:

@@ -7,8 +7,9 @@ not trained again.
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -26,8 +27,9 @@ from shared.errors import DataError, UsageError, WorkspaceError
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
-from shared.package import Package, Public
-from shared.ptbxl import Record, Signals, for_task, index, load
+from shared.package import MODEL, Package, Public
+from shared.ptbxl import Index, LeftOut, Record, Signals, for_task, index, load
+from shared.ptbxl_tables import DATABASE
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
 from shared.signals import lead_sd
 from shared.training import Examples, apply, device_for_training, fit, hits, task_loss
@@ -53,25 +55,34 @@ class Trained:
         digest: sha256 of its weights' file, and the name of its folder.
         reused: whether it was there already.
         record: what is told of it: curves, metrics, data, seconds.
+        left_out: the enrolled records it was made without, and why.
     """
 
     digest: str
     reused: bool
     record: dict[str, Any]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) -> Corpus:
     """Open the signals of consented corpus and control patients, and of nobody else.
+
+    A record is its enrolled files: one whose files are others now is left out and counted, as is one that the tables
+    no longer list.
 
     Raises:
         DataError: too few records to train on.
         UsageError: the patients were enrolled under other settings.
     """
     _refuse_other_enrolment(settings, registry.recall(FACT))
-    roles = {row.id: role for role in ("corpus", "control") for row in registry.records(role=role)}
-    usable, _ = for_task(index(workspace.data).records, settings.general.task)
+    of_role = {role: registry.records(role=role) for role in ("corpus", "control")}
+    roles = {row.id: role for role, rows in of_role.items() for row in rows}
+    enrolled = {row.id: row.sha256 for rows in of_role.values() for row in rows}
+    tables = index(workspace.data)
+    usable, _ = for_task(tables.records, settings.general.task)
     wanted = [record for record in usable if record.id in roles]
-    signals = load(wanted, folder=workspace.data, cache=workspace.cache)
+    signals = load(wanted, folder=workspace.data, cache=workspace.cache, enrolled=enrolled)
+    signals = replace(signals, left_out=(*signals.left_out, *_unlisted(tables, roles)))
     role = np.array([roles[record.id] for record in signals.records])
     corpus = np.flatnonzero(role == "corpus")
     held = _validation_patients([signals.records[row] for row in corpus], settings.general)
@@ -94,7 +105,8 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     lineage = lineage_of(corpus.signals, settings)
     known = keep_only(workspace.models, lineage)
     if known is not None:
-        return Trained(known.name, True, json.loads((known / "curves.json").read_text()))
+        told = json.loads((known / "curves.json").read_text())
+        return Trained(known.name, True, told, corpus.signals.left_out)
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
@@ -110,22 +122,32 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     }
     publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
-    return Trained(package.digest, False, record)
+    return Trained(package.digest, False, record, corpus.signals.left_out)
 
 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:
-    """Return whether every model that is there was made of other records than consent now allows.
+    """Return whether every model that is there was made of other records than consent now allows."""
+    return any(workspace.models.iterdir()) and not _sound(workspace, registry, settings)
 
-    Where the data cannot be read or cached nobody can tell, and the answer is yes: devices then erase without training.
+
+def sound_packages(workspace: Workspace, registry: Registry, settings: Settings) -> set[str]:
+    """Return the fingerprints of the packages that were made of the records that consent now allows.
+
+    A device with another one, or when nobody can tell because the data cannot be read, erases without training.
     """
-    models = [told_of(folder) for folder in workspace.models.iterdir()]
-    if not models:
-        return False
+    return {Package.open(folder).fingerprint for folder in _sound(workspace, registry, settings)}
+
+
+def _sound(workspace: Workspace, registry: Registry, settings: Settings) -> list[Path]:
+    """Return the folders of the models that are made of what consent now allows; none where the data are unsound."""
+    about = {folder: told_of(folder) for folder in workspace.models.iterdir()}
+    if not about:
+        return []
     try:
         allowed = open_corpus(workspace, registry, settings).signals.digest
     except (DataError, WorkspaceError):
-        return True
-    return all(about.get("data") != allowed for about in models)
+        return []
+    return [folder for folder, told in about.items() if told.get("data") == allowed and (folder / MODEL).exists()]
 
 
 def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
@@ -226,6 +248,15 @@ def public_segments(corpus: Corpus, settings: Settings) -> Public:
         gate=draw(corpus.validation, settings.personalisation.gate_segments),
         control=draw(corpus.control, settings.probe.control_segments),
     )
+
+
+def _unlisted(tables: Index, enrolled: Iterable[str]) -> Iterator[LeftOut]:
+    """Yield the enrolled records that the tables do not list any more."""
+    listed = {record.id for record in tables.records} | {one.record for one in tables.left_out}
+    for record in enrolled:
+        if record not in listed:
+            seen = f"record {record} is enrolled, but {DATABASE} does not list it any more; put its line back"
+            yield LeftOut(record, "not in the table", seen)
 
 
 def _validation_patients(records: list[Record], settings: General) -> set[str]:

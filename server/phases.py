@@ -4,7 +4,7 @@ Nothing here touches the registry or a file: `server/app.py` decides what is due
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -79,7 +79,7 @@ def personalise(
     grid: Grid,
     devices: Devices,
     slots: Iterable[int],
-    consented: Callable[[int], Sequence[str]],
+    consented: Callable[[int], Sequence[str] | None],
     package: Package,
     settings: Settings,
     *,
@@ -89,15 +89,16 @@ def personalise(
 ) -> dict[int, PersonaliseReply]:
     """Have devices make their personal models of the records that `consented` names for their slot.
 
-    Consent is read when a request is sent, not when the phase begins: waves may be minutes apart. A device
-    without a consented record gets a new version of the general model, to serve it in place of an older one; it is
-    not asked when it has this version, or never had any.
+    Consent is read when a request is sent, not when the phase begins: waves may be minutes apart. Where it names
+    None the device is passed over. A device without a consented record gets a new version of the general model, to
+    serve it in place of an older one; it is not asked when it has this version, or never had any.
     """
 
     def request(slot: int) -> RecordDict | None:
-        records, identity = tuple(consented(slot)), devices[slot][1]
-        if not records and identity.package in ("", package.fingerprint):
+        named, identity = consented(slot), devices[slot][1]
+        if named is None or (not named and identity.package in ("", package.fingerprint)):
             return None
+        records = tuple(named)
         wanted = PersonaliseRequest(run, package.digest, package.fingerprint, records, settings.personalisation)
         return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
 
@@ -164,11 +165,11 @@ def unlearn(
     run: str,
     answer_s: float,
     tell: Tell,
-    retrain: bool = True,
+    retrain: Collection[int],
 ) -> dict[str, UnlearnReply]:
     """Push unlearning rounds for jobs of different devices: job id -> the device's acknowledgement.
 
-    `serve` names the method that each device is to serve, by job.
+    `serve` names the method that each device is to serve, by job; `retrain` the slots that may make a model.
     """
 
     def request(job: Job) -> UnlearnRequest:
@@ -181,7 +182,7 @@ def unlearn(
             personalisation=settings.personalisation,
             unlearning=settings.unlearning,
             epsilons_sd=numbers(settings.probe.epsilons_sd),
-            retrain=retrain,
+            retrain=job.slot in retrain,
         )
 
     requests = {devices[job.slot][0]: partial(write, request(job)) for job in jobs}

@@ -43,6 +43,7 @@ class Run:
         devices: slot -> node and identity.
         personal, probes: what the devices answered, by slot.
         withdrawals: what was acknowledged, by job.
+        tried: jobs that were taken up, whatever came of it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Run:
     personal: dict[int, PersonaliseReply] = field(default_factory=dict)
     probes: dict[int, ProbeReply] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
     answer_s: float = phases.ANSWER_S
 
     @property

@@ -12,8 +12,8 @@ from dataclasses import replace
 from server import certifying, phases
 from server.auditor import CONFIRMATION, choose, wants_confirmation
 from server.certifying import Looks
-from server.general import is_stale
-from server.rows import DUE, Job
+from server.general import sound_packages
+from server.rows import DUE, UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
 from shared.audit_messages import AuditReply
 from shared.errors import AuditError
@@ -22,9 +22,10 @@ from shared.unlearning import EXACT, parse_methods
 from shared.version import code_version
 
 
-def unlearn(run: Run) -> None:
-    """Carry out the jobs that are due, one a device at a time."""
-    waiting = run.registry.jobs(DUE)
+def unlearn(run: Run, *, only_new: bool = False) -> None:
+    """Carry out the jobs that are due, one a device at a time; `only_new` leaves out those that were tried already."""
+    waiting = [job for job in run.registry.jobs(DUE) if not only_new or job.id not in run.tried]
+    run.tried |= {job.id for job in waiting}
     while waiting:
         first = {job.slot: job.id for job in reversed(waiting)}
         _take_turn(run, [job for job in waiting if first[job.slot] == job.id])
@@ -34,8 +35,8 @@ def unlearn(run: Run) -> None:
 def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
     """Carry out jobs of different devices; a job of a device that is not there is dispatched too."""
     here = [job for job in jobs if job.slot in run.devices]
-    retrain = not is_stale(run.workspace, run.registry, run.settings)
-    looks = _audit(run, here) if retrain and run.settings.audit.copies else {}
+    retrain = _may_train(run, here)
+    looks = _audit(run, [job for job in here if job.slot in retrain]) if run.settings.audit.copies else {}
     looks = {job.id: looks.get(job.id) or Looks(_rung(run, job, None, seed=0)) for job in jobs}
     for job in jobs:
         if job.state in ("REQUESTED", "FAILED"):
@@ -64,6 +65,20 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
         elif reply is not None:
             run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason})
     certifying.close(run, told, looks, changed)
+
+
+def _may_train(run: Run, jobs: Sequence[Job]) -> set[int]:
+    """Return the slots whose device has a general model that holds nobody's withdrawn records, or none at all.
+
+    The hospital's newest model is no measure: a device that has not been sent it yet still learns from the old one.
+    """
+    sound = sound_packages(run.workspace, run.registry, run.settings) if jobs else set()
+    return {job.slot for job in jobs if run.devices[job.slot][1].package in sound | {""}}
+
+
+def awaits(run: Run, patient: str) -> bool:
+    """Return whether a patient's device has yet to be asked to forget, in this run."""
+    return any(job.patient == patient and job.id not in run.tried for job in run.registry.jobs(UNFORGOTTEN))
 
 
 def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:

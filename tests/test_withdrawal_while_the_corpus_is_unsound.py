@@ -5,6 +5,7 @@ import json
 import pytest
 from fleet import Fleet, copied
 
+from server import general
 from shared.errors import DataError
 
 
@@ -44,6 +45,45 @@ def test_nothing_is_trained_on_a_general_model_that_holds_withdrawn_records(used
     assert after.general != before.general
     assert after.recipe  # and the copy is made again, of what is kept
     assert record not in used.store(wearer).record_ids()
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_withdrawal_during_training_is_given_account_of(used, monkeypatch, remade):
+    wearer = used.with_several_records()
+    record, before = used.records(wearer)[0], used.store(wearer).state
+    if remade:
+        used.registry.withdraw(used.registry.patients("corpus")[0].id)
+
+    def withdrawn_meanwhile(*args, **kwargs):
+        trained = general.train_general(*args, **kwargs)
+        used.registry.withdraw(wearer.id, records=[record])
+        return trained
+
+    monkeypatch.setattr("server.app.train_general", withdrawn_meanwhile)
+    run = used.run()
+    ((job, reply),) = run.unlearned
+    assert job.state == "CERTIFIED"
+    assert reply.before == before.model
+    assert reply.segments_erased == 10
+    assert f"recordings/{record}.npz" in [file.name for file in reply.erased]
+    assert (reply.methods == ()) == remade
+    after = used.store(wearer).state
+    assert after.recipe
+    assert (after.general != before.general) == remade
+    assert record not in used.store(wearer).record_ids()
+
+
+def test_a_device_that_has_an_older_general_model_does_not_train_on_it(used):
+    wearer, learnt_from = used.with_several_records(), used.registry.patients("corpus")[0]
+    record, before = used.records(wearer)[0], used.store(wearer).state
+    used.registry.withdraw(learnt_from.id)
+    new = general.train_general(used.workspace, used.registry, used.settings, tell=lambda _, __: None)
+    assert new.digest != before.general  # the hospital has a new one, the devices have not been sent it
+    used.registry.withdraw(wearer.id, records=[record])
+    ((_, reply),) = used.run().unlearned
+    assert reply.methods == ()
+    assert "remade" in reply.reason
+    assert used.store(wearer).state.general == new.digest
 
 
 def test_a_withdrawal_that_is_not_acknowledged_is_in_the_result(used):
