@@ -80,22 +80,26 @@ def _difference(result: Row) -> Table:
 
 def _withdrawals(rows: Sequence[Row]) -> Table:
     note = "erased files, whole digests and the verdicts' words are in the report"
-    table = _table("Withdrawals", "patient", "withdrew", "erased", "before > now", "served", "verdict", note=note)
+    table = _table("Withdrawals", "patient", "withdrew", "segments", "before > now", "served", "verdict", note=note)
     for row in rows:
-        scope = "everything" if row["scope"] == "patient" else f"record {', '.join(row['records'])}"
-        after = next((each["after"] for each in row["methods"] if each["method"] == row["served"]), "")
-        served = f"{row['served']} = general" if row["equals_general"] else row["served"]
-        erased = f"{row['erased']['segments']} segments"
+        named = f"record {row['records'][0]}" if len(row["records"]) == 1 else f"{len(row['records'])} records"
+        scope = "everything" if row["scope"] == "patient" else named
+        now = "general" if row["equals_general"] else row["after"][:7] or "none"
         verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"
-        table.add_row(row["pseudonym"], scope, erased, f"{row['before'][:7]} > {after[:7]}", served, verdict)
+        change = f"{row['before'][:7] or 'none'} > {now}"
+        table.add_row(row["pseudonym"], scope, str(row["erased"]["segments"]), change, row["served"], verdict)
     return table
 
 
 def _times(result: Row) -> Table:
-    table = _table("Seconds", *(phase["name"] for phase in result["phases"]), "Flower", "total")
+    seconds: dict[str, float] = {}
+    for phase in result["phases"]:
+        seconds[phase["name"]] = seconds.get(phase["name"], 0.0) + phase["seconds"]
+    seconds |= {"Flower": result["overhead_seconds"] or 0.0, "total": result["seconds"]}
+    table = _table("Seconds", *seconds)
+    table.padding = (0, 1, 0, 0)  # nine phases fit a terminal of 80 columns
     table.columns[0].justify = "right"
-    seconds = [f"{phase['seconds']:.1f}" for phase in result["phases"]]
-    table.add_row(*seconds, f"{result['overhead_seconds'] or 0.0:.1f}", f"{result['seconds']:.1f}")
+    table.add_row(*(f"{spent:.1f}" for spent in seconds.values()))
     return table
 
 

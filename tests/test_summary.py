@@ -18,7 +18,7 @@ def result(first_run_home) -> dict:
 
 WITHDRAWAL = {
     "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": ["77"], "served": "exact",
-    "general": "g" * 64, "before": "a" * 64, "equals_general": False,
+    "general": "g" * 64, "before": "a" * 64, "after": "b" * 64, "equals_general": False,
     "reason": "", "unlearned_at": "2026-01-01T00:00:00+00:00", "state": "CERTIFIED",
     "verdict": {"verdict": "PASS"}, "certificate": {"file": "j-1.json", "sha256": "c" * 64},
     "erased": {"segments": 10, "bytes": 99, "files": ["recordings/77.npz"]},
@@ -61,7 +61,8 @@ def test_a_withdrawal_that_equals_the_general_model_is_told_apart(result):
     def lines(equals):
         return printed({**result, "withdrawals": [{**WITHDRAWAL, "scope": "patient", "equals_general": equals}]})
 
-    assert lines(True) != lines(False)
+    assert "aaaaaaa > general" in lines(True)
+    assert "aaaaaaa > general" not in lines(False)
     assert "everything" in lines(True)
 
 
@@ -107,6 +108,25 @@ def test_what_was_not_measured_is_not_a_number(result):
     poor["general"]["metrics"]["record"] = {"n": 0, "accuracy": None, "macro_f1": None, "macro_auc": None}
     assert "n/a" in printed(poor)
     assert printed({**poor, "personal": [], "withdrawals": [{**WITHDRAWAL, "methods": []}]})
+
+
+def test_nothing_is_cut_at_80_columns(result):
+    phases = (
+        "directory",
+        "general",
+        "personalise",
+        "probe",
+        "audit",
+        "unlearn",
+        "verify",
+        "audit",
+        "unlearn",
+        "result",
+    )
+    times = [{"name": name, "seconds": 123.4} for name in phases]
+    text = printed({**result, "withdrawals": [{**WITHDRAWAL, "records": ["12345"]}], "phases": times}, width=80)
+    assert "…" not in text
+    assert "246.8" in text  # what was done twice is added up
 
 
 def test_a_narrow_terminal_is_no_reason_to_fail(result):
