@@ -7,7 +7,8 @@ Nothing is left out without being counted: see `Index.left_out` and `Signals.lef
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shared.errors import DataError, UsageError
+from shared.ptbxl_cache import VERSION as READING
 from shared.ptbxl_cache import Source, open_cache
 from shared.ptbxl_tables import REASONS, Index, LeftOut, Record, index
 from shared.settings import SEGMENT_SAMPLES, Task
@@ -47,7 +49,7 @@ class Signals:
     left_out: tuple[LeftOut, ...]
     samples: NDArray[np.int16]  # (N, 12, 5000), counts
     mv_per_count: NDArray[np.float32]  # (N, 12)
-    digest: str  # of the records asked for and their files: the data's lineage
+    digest: str  # of these records' ids, patients, labels and files: the data's lineage
     unit: str  # "mV", or "NU" for signals that are standardised already
 
     @property
@@ -111,14 +113,18 @@ def load(
     *,
     folder: Path,
     cache: Path,
+    enrolled: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Signals:
     """Open the signals of exactly these records, reading the files only when they or the list have changed.
+
+    A record whose files are not those that were enrolled is left out, unread.
 
     Args:
         records: whose signals; no other record's are in `cache` afterwards.
         folder: the data set.
         cache: a folder for the cache alone.
+        enrolled: record id -> the sha256 that its files must have (`record_digest`); None takes what is there.
         progress: told how many records have been read, if any are.
 
     Raises:
@@ -128,16 +134,27 @@ def load(
     if len({record.id for record in asked}) < len(asked):
         raise DataError("a record was asked for twice, expected every record once; give each once")
     root = folder.resolve()
-    sources = [Source(record.id, root / record.path, record.hz) for record in asked]
+    digests: Mapping[str, str | None] = enrolled if enrolled is not None else dict.fromkeys(r.id for r in asked)
+    sources = [Source(record.id, root / record.path, record.hz, digests[record.id]) for record in asked]
     opened = open_cache(sources, folder=cache, progress=progress)
+    used = tuple(asked[row] for row in opened.rows)
     return Signals(
-        records=tuple(asked[row] for row in opened.rows),
+        records=used,
         left_out=tuple(LeftOut(asked[one.row].id, one.reason, one.detail) for one in opened.refused),
         samples=opened.samples,
         mv_per_count=opened.mv_per_count,
-        digest=opened.digest,
+        digest=_digest(used, opened.files),
         unit=opened.unit,
     )
+
+
+def _digest(records: Sequence[Record], files: Sequence[str]) -> str:
+    """Return the sha256 over everything that a model made of these records depends on, in their order."""
+    rows = [
+        [record.id, record.patient, record.superclasses, record.hz, sha256]
+        for record, sha256 in zip(records, files, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([READING, rows]).encode()).hexdigest()
 
 
 def checksums(text: str) -> dict[str, str]:

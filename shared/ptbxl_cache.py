@@ -1,8 +1,11 @@
 """The int16 cache of waveforms: one memory-mapped file, named by the digest of what it was made from.
 
-Opening an unchanged cache costs a `stat` a file: sizes and times are remembered beside the digests. A folder
+Opening an unchanged cache costs a `stat` a file: what it said is remembered beside the digests. A folder
 holds one cache; building or opening another one deletes it, so that the signals of records that are no longer
 asked for do not linger. Which records those are, and their labels, is `shared/ptbxl.py`'s.
+
+A source may come with the sha256 that its files must have. One with other files is refused before its signal is
+read, so that nobody's waveform enters under another record's name.
 
 Layout of `<digest>.samples`: int16 (N, 12, 5000), then JSON (scales, unit, what was left out), then the JSON's
 length in eight bytes. The JSON stands last because it is known last, and a file without it is no cache.
@@ -26,7 +29,7 @@ from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
 
-VERSION = 1  # of the layout and of how signals are read; part of every digest
+VERSION = 2  # of the layout and of how signals are read; part of every digest
 RECORD_BYTES = len(LEADS) * RECORD_SAMPLES * 2
 
 
@@ -37,6 +40,7 @@ class Source:
     name: str  # what messages call it
     stem: Path  # without suffix
     hz: int
+    sha256: str | None = None  # that its files must have (`shared.waveforms.files_digest`); None: whatever is there
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Cache:
     rows: tuple[int, ...]
     refused: tuple[Refused, ...]
     unit: str
-    digest: str  # of the sources' names, order and files
+    files: tuple[str, ...]  # sha256 of each used source's files
 
 
 def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[int], None] | None = None) -> Cache:
@@ -74,12 +78,12 @@ def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[i
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = _digest(sources, folder / "files.json")
-        path = folder / f"{digest}.samples"
-        cache = _open(path)
+        files = _digests(sources, folder / "files.json")
+        path = folder / f"{_digest(sources, files)}.samples"
+        cache = _open(path, files)
         if cache is None:
-            _build(sources, path, progress=progress or (lambda _: None))
-            cache = _open(path)
+            _build(sources, files, path, progress=progress or (lambda _: None))
+            cache = _open(path, files)
         for other in folder.glob("*.samples"):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -93,40 +97,53 @@ def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[i
     return cache
 
 
-def _digest(sources: Sequence[Source], index: Path) -> str:
-    """Return the digest of the sources; files whose size and time are as remembered are not read again."""
+def _digests(sources: Sequence[Source], index: Path) -> list[str]:
+    """Return the sha256 of each source's files; those whose `stat` is as remembered are not read again."""
     try:
         known = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     current: dict[str, Any] = {}
-    total = hashlib.sha256(f"lethe signals {VERSION}\n".encode())
     for source in sources:
-        header = source.stem.parent / f"{source.stem.name}.hea"
+        header = _header(source)
         entry = known.get(str(header)) if isinstance(known, dict) else None
         if not isinstance(entry, dict) or entry.get("stats") != _stats(header, entry.get("files", ())):
             files = [header.name, *signal_files(header)]
             entry = {"files": files, "stats": _stats(header, files), "sha256": files_digest(header)}
         current[str(header)] = entry
-        total.update(f"{source.name} {source.hz} {entry['sha256']}\n".encode())
     if current != known:
         write_atomically(index, json.dumps(current).encode())
+    return [current[str(_header(source))]["sha256"] for source in sources]
+
+
+def _digest(sources: Sequence[Source], files: Sequence[str]) -> str:
+    """Return the digest of the sources' names, order, rates and files, those expected and those found."""
+    total = hashlib.sha256(f"lethe signals {VERSION}\n".encode())
+    for source, found in zip(sources, files, strict=True):
+        total.update(f"{source.name} {source.hz} {source.sha256} {found}\n".encode())
     return total.hexdigest()
 
 
+def _header(source: Source) -> Path:
+    return source.stem.parent / f"{source.stem.name}.hea"
+
+
 def _stats(header: Path, names: Sequence[str]) -> list[list[int]]:
-    """Return size and modification time (ns) of each named file beside `header`; [] for a missing one."""
+    """Return size, times of content and of inode (ns) and inode of each named file beside `header`; [] if missing.
+
+    Size and time of content alone would not do: files of one size, unpacked or copied with their times, share both.
+    """
     stats = []
     for name in names:
         try:
             found = os.stat(f"{header.parent}{os.sep}{name}")  # noqa: PTH116 (a Path a file doubles the time)
-            stats.append([found.st_size, found.st_mtime_ns])
+            stats.append([found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino])
         except OSError:
             stats.append([])
     return stats
 
 
-def _build(sources: Sequence[Source], path: Path, *, progress: Callable[[int], None]) -> None:
+def _build(sources: Sequence[Source], files: Sequence[str], path: Path, *, progress: Callable[[int], None]) -> None:
     """Read every source through WFDB and write the cache; under its own name only once it is whole."""
     for leftover in path.parent.glob("*.part"):
         leftover.unlink(missing_ok=True)
@@ -137,7 +154,7 @@ def _build(sources: Sequence[Source], path: Path, *, progress: Callable[[int], N
         refused: list[Refused] = []
         units: dict[str, str] = {}
         for row, source in enumerate(sources):
-            waveform = _read(source, row, refused)
+            waveform = _read(source, row, refused, found=files[row])
             if waveform is not None:
                 file.write(np.ascontiguousarray(waveform.counts, dtype="<i2").tobytes())
                 scales.append(waveform.mv_per_count.tolist())
@@ -157,12 +174,27 @@ def _build(sources: Sequence[Source], path: Path, *, progress: Callable[[int], N
     _replace(path, write)
 
 
-def _read(source: Source, row: int, refused: list[Refused]) -> Waveform | None:
+def _read(source: Source, row: int, refused: list[Refused], *, found: str) -> Waveform | None:
+    """Return a source's signal, or None and the reason; `found` is the sha256 of its files by which the cache goes."""
+    header = _header(source)
+    whole = [] not in _stats(header, (header.name, *signal_files(header)))  # a missing file is a reason of its own
     try:
-        return read_waveform(source.stem, hz=source.hz, name=source.name)
+        if whole and source.sha256 not in (None, found):
+            raise BadRecord(_changed(source), "changed since enrolment")
+        waveform = read_waveform(source.stem, hz=source.hz, name=source.name)
     except BadRecord as error:
         refused.append(Refused(row, error.reason, str(error)))
         return None
+    if files_digest(header) != found:
+        raise DataError(f"the files of record {source.name} changed while they were read; start again")
+    return waveform
+
+
+def _changed(source: Source) -> str:
+    return (
+        f"record {source.name} has other files than were enrolled (sha256 {(source.sha256 or '')[:12]}…, "
+        f"{source.stem}), expected those; put them back, or enrol anew"
+    )
 
 
 def _check(sources: Sequence[Source], refused: Sequence[Refused], units: dict[str, str]) -> None:
@@ -191,7 +223,7 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     flush_folder(path.parent)
 
 
-def _open(path: Path) -> Cache | None:
+def _open(path: Path, files: Sequence[str]) -> Cache | None:
     """Map a cache into memory; None when it is missing or damaged."""
     try:
         with path.open("rb") as file:
@@ -208,6 +240,7 @@ def _open(path: Path) -> Cache | None:
         shape = (len(scales), len(LEADS), RECORD_SAMPLES)
         samples = np.memmap(path, dtype="<i2", mode="r", shape=shape)
         refused = tuple(Refused(**one) for one in about["refused"])
-        return Cache(samples, scales, tuple(about["rows"]), refused, about["unit"], path.stem)
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = tuple(about["rows"])
+        return Cache(samples, scales, rows, refused, about["unit"], tuple(files[row] for row in rows))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None

@@ -26,6 +26,8 @@ REASONS = (
     "unreadable",
     "several superclasses",
     "missing file",
+    "changed since enrolment",
+    "not in the table",
 )
 
 

@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `lethe --help` is quic
 import os
 import sys
 import traceback
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,9 +152,11 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
         progress("training the general model", settings.general.epochs) as tell,
     ):
         trained = train_general(workspace, registry, settings, tell=lambda done, _: tell(done))
-    result = {**trained.record, "reused": trained.reused}
+    left_out = dict(Counter(one.reason for one in trained.left_out))
+    result = {**trained.record, "reused": trained.reused, "left_out": left_out}
     record = result["metrics"]["record"]
     text = f"general model {trained.digest}\nrecord accuracy {record['accuracy']} on {record['n']} validation records"
+    text += "".join(f"\nleft out: {one.detail}" for one in trained.left_out)
     show(result, as_json=as_json, render=lambda: text)
 
 
