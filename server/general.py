@@ -7,7 +7,7 @@ not trained again.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +29,8 @@ from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
 from shared.package import MODEL, Package, Public
-from shared.ptbxl import Index, LeftOut, Record, Signals, for_task, index, load
-from shared.ptbxl_tables import DATABASE
+from shared.ptbxl import LeftOut, Record, Signals, for_task, index, load
+from shared.ptbxl_tables import unlisted
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
 from shared.signals import lead_sd
 from shared.training import Examples, apply, device_for_training, fit, hits, task_loss
@@ -83,7 +83,7 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
     usable, _ = for_task(tables.records, settings.general.task)
     wanted = [record for record in usable if record.id in roles]
     signals = load(wanted, folder=workspace.data, cache=workspace.cache, enrolled=enrolled)
-    signals = replace(signals, left_out=(*signals.left_out, *_unlisted(tables, roles)))
+    signals = replace(signals, left_out=(*signals.left_out, *unlisted(tables, roles)))
     role = np.array([roles[record.id] for record in signals.records])
     corpus = np.flatnonzero(role == "corpus")
     held = _validation_patients([signals.records[row] for row in corpus], settings.general)
@@ -253,15 +253,6 @@ def public_segments(corpus: Corpus, settings: Settings) -> Public:
         gate=draw(corpus.validation, settings.personalisation.gate_segments),
         control=draw(corpus.control, settings.probe.control_segments),
     )
-
-
-def _unlisted(tables: Index, enrolled: Iterable[str]) -> Iterator[LeftOut]:
-    """Yield the enrolled records that the tables do not list any more."""
-    listed = {record.id for record in tables.records} | {one.record for one in tables.left_out}
-    for record in enrolled:
-        if record not in listed:
-            seen = f"record {record} is enrolled, but {DATABASE} does not list it any more; put its line back"
-            yield LeftOut(record, "not in the table", seen)
 
 
 def _validation_patients(records: list[Record], settings: General) -> set[str]:

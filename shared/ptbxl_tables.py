@@ -5,7 +5,7 @@ A record's superclasses are those of its diagnostic SCP statements with a likeli
 
 import ast
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -106,6 +106,15 @@ def index(folder: Path, *, hz: int | None = None) -> Index:
     return Index(folder, tuple(records), tuple(left_out))
 
 
+def unlisted(tables: Index, enrolled: Iterable[str]) -> Iterator[LeftOut]:
+    """Yield the enrolled records that the tables do not list any more."""
+    listed = {record.id for record in tables.records} | {one.record for one in tables.left_out}
+    for record in enrolled:
+        if record not in listed:
+            seen = f"record {record} is enrolled, but {DATABASE} does not list it any more; put its line back"
+            yield LeftOut(record, "not in the table", seen)
+
+
 def _rows(path: Path, *, needed: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the header (name -> name), then every row, each with where it stands."""
     try:
@@ -162,10 +171,18 @@ def _record(row: Mapping[str, str], where: str, *, classes: Mapping[str, str], h
         patient=_whole(row, "patient_id", where),
         path=_path(row[FILENAMES[hz]].strip(), where),
         superclasses=tuple(name for name in SUPERCLASSES if name in found),
-        fold=int(_whole(row, "strat_fold", where)),
+        fold=_fold(row, where),
         recorded_at=row.get("recording_date", "").strip(),
         hz=hz,
     )
+
+
+def _fold(row: Mapping[str, str], where: str) -> int:
+    """Return the fold of PTB-XL's stratified split, 1 to 10."""
+    fold = int(_whole(row, "strat_fold", where))
+    if not 1 <= fold <= 10:
+        raise DataError(f"{where} has the strat_fold {fold}, expected 1 to 10; correct it")
+    return fold
 
 
 def _whole(row: Mapping[str, str], column: str, where: str) -> str:

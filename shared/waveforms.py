@@ -5,6 +5,7 @@ Knows WFDB's files and what Lethe asks of a signal; which records exist and what
 """
 
 import hashlib
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from shared.signals import blank_leads
 
 SECONDS = RECORD_SAMPLES // SAMPLING_HZ
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}  # in one of each unit
+MOST_SIGNALS = 256  # that a header may claim; ECGs have 12 to 15, and wfdb makes room for as many as it says
+MOST_HEADER_BYTES = 65536  # PTB-XL's have under 1000
 BYTES_A_SAMPLE = {"16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "212": 1.5}  # WFDB formats of fixed size
 
 
@@ -114,6 +117,7 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
         import wfdb
 
     header = stem.parent / f"{stem.name}.hea"
+    _check_size(header, name=name)
     for path in (header, *(stem.parent / file for file in signal_files(header))):
         if not path.is_file():
             _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
@@ -128,6 +132,25 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
     if found.p_signal is None or not found.file_name or not all(found.adc_gain):
         _refuse("unreadable", name, "has no signal with a gain, expected one")
     return found
+
+
+def _check_size(header: Path, *, name: str) -> None:
+    """Refuse a header that claims more than any ECG has, before anything is made as large as it says."""
+    if not header.is_file():
+        return
+    if (size := header.stat().st_size) > MOST_HEADER_BYTES:
+        _refuse("unreadable", name, f"has a header of {size} bytes, expected at most {MOST_HEADER_BYTES}")
+    lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    claimed = said[0][1] if said and len(said[0]) > 1 else ""
+    if claimed.isdecimal() and (len(claimed) > 9 or int(claimed) > MOST_SIGNALS):
+        seen = claimed if len(claimed) <= 12 else f"{claimed[:12]}…"
+        _refuse("wrong leads", name, f"has a header that claims {seen} leads, expected {len(LEADS)}")
+    layouts = [words[1] for words in said[1:] if len(words) > 1]
+    if wide := [layout for layout in layouts if re.search(r"[x:]\d", layout)]:
+        _refuse(
+            "unreadable", name, f"has the format {wide[0][:24]} in its header, expected one sample a frame, no skew"
+        )
 
 
 def _check_samples(found: Any, stem: Path, *, hz: int, name: str) -> None:

@@ -72,6 +72,8 @@ def test_without_recording_dates_records_have_none(data):
         ("patient_id", "nan", "expected a whole number"),
         ("patient_id", "inf", "expected a whole number"),
         ("strat_fold", "x", "strat_fold 'x'"),
+        ("strat_fold", "0", "line 2 has the strat_fold 0, expected 1 to 10"),
+        ("strat_fold", "11", "line 2 has the strat_fold 11, expected 1 to 10"),
         ("filename_hr", "../elsewhere", "expected one within the folder"),
         ("filename_hr", "/etc/hostname", "expected one within the folder"),
         ("filename_hr", "records500/../../x", "expected one within the folder"),

@@ -1,6 +1,7 @@
 """One record's files: what becomes of the signal, and how bad ones are refused."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,27 @@ def test_the_digest_of_a_record_changes_with_any_of_its_files(data):
     digests.append(record_digest(data, record))
     assert len(set(digests)) == 4
     assert all(len(digest) == 64 for digest in digests)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "seen"),
+    [
+        (" 12 500 5000", " 100000000 500 5000", "wrong leads", "claims 100000000 leads, expected 12"),
+        (" 12 500 5000", f" {'9' * 30} 500 5000", "wrong leads", "claims 999999999999… leads"),
+        (".dat 16 ", ".dat 16x100000000 ", "unreadable", "16x100000000"),
+        (".dat 16 ", ".dat 16:100000000 ", "unreadable", "16:100000000"),
+        ("I\n", "I\n" + "# a long story\n" * 10_000, "unreadable", "has a header of"),
+    ],
+)
+def test_what_a_header_claims_is_refused_before_room_is_made_for_it(data, old, new, reason, seen):
+    record = index(data).records[0]
+    replaced(data, record, old, new)
+    read_signal(data, index(data).records[1])  # imports wfdb
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRecord, match=seen) as caught:
+            read_signal(data, record)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason == reason
