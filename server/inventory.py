@@ -203,7 +203,9 @@ class Inventory:
             return [DeviceRow(**row) for row in rows.mappings()]
 
     def start_run(self, run_id: str, settings: Mapping[str, Any]) -> None:
-        """Note that a run begins.
+        """Note that a run begins, and that those which never told their end were interrupted.
+
+        Whoever calls this holds the workspace's lock, so that no other run is going on.
 
         Raises:
             LetheError: there was a run of this id.
@@ -213,10 +215,20 @@ class Inventory:
         with self._writing() as connection:
             done = connection.execute(upsert(schema.runs).values(values | {"detail": {}}).on_conflict_do_nothing())
             if done.rowcount:
+                self._interrupted(connection, before=run_id, at=at)
                 told = {"run": run_id, "status": "running", "settings": dict(settings)}
                 history.append(connection, "run", told, at=at)
         if not done.rowcount:
             raise LetheError(f"run {run_id} is in the registry already; every run needs an id of its own")
+
+    @staticmethod
+    def _interrupted(connection: Connection, *, before: str, at: str) -> None:
+        """Note the end of the runs that died; when they did, nobody knows."""
+        runs = schema.runs
+        open_still = sa.select(runs.c.id).where(runs.c.status == "running", runs.c.id != before).order_by(runs.c.seq)
+        for run_id in connection.scalars(open_still).all():
+            connection.execute(sa.update(runs).where(runs.c.id == run_id).values(status="interrupted"))
+            history.append(connection, "run", {"run": run_id, "status": "interrupted"}, at=at)
 
     def finish_run(self, run_id: str, status: str, detail: Mapping[str, Any]) -> None:
         """Note how a run ended.

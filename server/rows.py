@@ -147,7 +147,7 @@ class DeviceRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run; `status` is "running" until it says otherwise, even when its process died."""
+    """One run; `status` is "running" until it says otherwise, or the next run finds that it never did."""
 
     id: str
     started_at: str

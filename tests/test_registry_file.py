@@ -1,5 +1,6 @@
 """The registry as a file: kept, durable, append-only, refused when damaged, shared by processes."""
 
+import json
 import multiprocessing
 import sqlite3
 from datetime import datetime, timedelta
@@ -53,6 +54,24 @@ def test_a_run_is_noted_when_it_begins_and_when_it_ends(registry):
         registry.start_run("r1", {})
     with pytest.raises(UsageError, match="start_run comes first"):
         registry.finish_run("r2", "failed", {})
+
+
+def test_a_run_that_died_is_interrupted_once_the_next_begins(registry):
+    registry.start_run("r1", {})
+    registry.finish_run("r1", "finished", {})
+    registry.start_run("r2", {})
+    registry.start_run("r3", {})
+    assert [(run.id, run.status) for run in registry.runs()] == [
+        ("r1", "finished"),
+        ("r2", "interrupted"),
+        ("r3", "running"),
+    ]
+    told = [json.loads(entry.body) for entry in registry.ledger() if entry.kind == "run"]
+    assert {"run": "r2", "status": "interrupted"} in told
+    assert registry.verify_ledger()[1] == []
+    with pytest.raises(LetheError, match="already"):
+        registry.start_run("r1", {})
+    assert registry.runs()[-1].status == "running"  # a start that is refused ends nobody's run
 
 
 def test_facts_are_kept(registry):
