@@ -9,18 +9,20 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from shared.errors import WorkspaceError
 from shared.files import flush_folder, write_atomically
 
 VERSION = 1
 MANIFEST = "workspace.json"
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,14 @@ class Workspace:
         return self.home / "certificates"
 
     @contextmanager
-    def lock(self, purpose: str) -> Iterator[None]:
+    def lock(self, purpose: str, *, patience_s: float = 0.0) -> Iterator[None]:
         """Hold the workspace for one run; the lock dies with its process, however that ends.
 
         Withdrawals do not take it: consent never waits for a run.
+
+        Args:
+            purpose: what others are told who find it taken.
+            patience_s: how long to wait for it; a process that is being killed lets go of it last.
 
         Raises:
             WorkspaceError: another run holds it; says which process, for what and since when.
@@ -176,10 +182,11 @@ class Workspace:
         except OSError as error:
             raise _unwritable(self.home, error) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkspaceError(self._in_use_by(file.name)) from None
+            deadline = time.monotonic() + patience_s
+            while not _taken(file):
+                if time.monotonic() >= deadline:
+                    raise WorkspaceError(self._in_use_by(file.name))
+                time.sleep(POLL_S)
             since = datetime.now(UTC).isoformat(timespec="seconds")
             holder = {"pid": os.getpid(), "since": since, "purpose": purpose}
             # In place, since the lock belongs to this file and not to its name.
@@ -199,6 +206,15 @@ class Workspace:
         except (OSError, ValueError, KeyError, TypeError):
             who = "another process"
         return f"workspace {self.home} is in use by {who}; wait until it ends, or stop it and try again"
+
+
+def _taken(file: IO[str]) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _absolute(path: Path) -> Path:

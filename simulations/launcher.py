@@ -28,6 +28,7 @@ State = Mapping[str, Any]
 
 APP = Path(__file__).resolve().parent.parent
 POLL_S = 0.2
+LET_GO_S = 5.0  # for the lock of a process that the sweep has just killed
 LOOK_S = 2.0  # between looks whether the simulation still lives
 ASK_S = 10.0  # between questions to Flower while there is no simulation; one costs two seconds of a core
 _ERRORS: dict[int, type[LetheError]] = {2: UsageError, 3: ConsentError, 4: AuditError, 5: DataError}
@@ -166,7 +167,7 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         for kind in ("json", "tmp", "toml"):
             for path in workspace.flower.glob(f"*.{kind}"):
                 path.unlink()
-        with workspace.lock("starting a run"):
+        with workspace.lock("starting a run", patience_s=LET_GO_S):
             pass
         yield
 

@@ -118,6 +118,27 @@ def test_a_second_launcher_in_a_workspace_is_refused(workspace: Workspace) -> No
         launcher.launch(workspace, Settings(), slots=1, on_state=print)
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from server.workspace import Workspace
+with Workspace.open(Path(sys.argv[1])).lock("run of a killed launcher"):
+    print(flush=True)
+    time.sleep(1.5)
+"""
+
+
+def test_a_lock_that_is_about_to_be_let_go_is_waited_for(workspace: Workspace) -> None:
+    command = [sys.executable, "-c", HOLDER, str(workspace.home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:  # without a mark: the sweep cannot end it
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(WorkspaceError, match="in use by run of a killed launcher"), workspace.lock("train"):
+            pass  # whoever has nothing to wait for is refused at once
+        with launcher._only_one(workspace), workspace.lock("run"):
+            pass
+
+
 def test_what_nohup_has_switched_off_stays_off() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
