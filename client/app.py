@@ -56,7 +56,7 @@ def personalise(message: Message, context: Context) -> Message:
         with one_thread():
             reply = make_personal(_store(context), _feed(context), request, slot=slot, blobs=blobs(message))
     except (LetheError, OSError) as error:
-        reply = PersonaliseReply(slot, "refused", _told(error))
+        reply = PersonaliseReply(slot, "refused", _told(error, context))
     return Message(write(reply), reply_to=message)
 
 
@@ -68,7 +68,7 @@ def probe(message: Message, context: Context) -> Message:
         with one_thread():
             reply = measure(_store(context), read(ProbeRequest, message), slot=slot)
     except (LetheError, OSError) as error:
-        reply = ProbeReply(slot, "refused", _told(error))
+        reply = ProbeReply(slot, "refused", _told(error, context))
     return Message(write(reply), reply_to=message)
 
 
@@ -80,7 +80,7 @@ def unlearn(message: Message, context: Context) -> Message:
         with one_thread():
             reply = forget(_store(context), request, slot=slot)
     except (LetheError, OSError) as error:
-        reply = UnlearnReply(request.job, slot, "refused", _told(error))
+        reply = UnlearnReply(request.job, slot, "refused", _told(error, context))
     return Message(write(reply), reply_to=message)
 
 
@@ -92,7 +92,7 @@ def audit(message: Message, context: Context) -> Message:
         with one_thread():
             reply = make_copies(_store(context), request, slot=slot)
     except (LetheError, OSError) as error:
-        reply = AuditReply(request.job, slot, "refused", _told(error))
+        reply = AuditReply(request.job, slot, "refused", _told(error, context))
     return Message(write(reply), reply_to=message)
 
 
@@ -107,12 +107,12 @@ def verify(message: Message, context: Context) -> Message:
         if request.white_box and reply.served:
             weights[MODEL] = store.model_path.read_bytes()
     except (LetheError, OSError) as error:
-        reply = VerifyReply(request.job, slot, "refused", _told(error))
+        reply = VerifyReply(request.job, slot, "refused", _told(error, context))
     return Message(write(reply, blobs=weights), reply_to=message)
 
 
-def _told(error: LetheError | OSError) -> str:
-    return plainly(error) if isinstance(error, OSError) else str(error)
+def _told(error: LetheError | OSError, context: Context) -> str:
+    return plainly(error, inside=_store(context).folder) if isinstance(error, OSError) else str(error)
 
 
 def _slot(context: Context) -> int:

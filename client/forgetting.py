@@ -88,7 +88,7 @@ def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
         store = Store(store.folder)  # if the change was decided all the same, this carries it out
         if (decided := earlier(store, request.job)) not in (None, first):
             return decided
-        none = Effect(Change(State()), reason=f"no model is served: {plainly(error)}")
+        none = Effect(Change(State()), reason=f"no model is served: {plainly(error, inside=store.folder)}")
         return _carry_out(store, none, request, gone, slot=slot)
 
 

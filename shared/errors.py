@@ -11,6 +11,8 @@
 A message says what was seen, what was expected and what to do. It never names a waveform's values.
 """
 
+from pathlib import Path
+
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
@@ -52,9 +54,14 @@ class RunError(WorkspaceError):
     """The Flower run failed, hung or was interrupted."""
 
 
-def plainly(error: BaseException) -> str:
-    """Return what a person is told of a full disk or of a path that cannot be used; "" of any other error."""
+def plainly(error: BaseException, *, inside: Path | None = None) -> str:
+    """Return what a person is told of a full disk or of a path that cannot be used; "" of any other error.
+
+    Files in the folder `inside` are named as seen from there: what a device answers tells no path of its machine.
+    """
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if inside is not None:
+        where = where.replace(f"{inside}/", "")
     if any(sign in str(error) for sign in DISK_FULL):  # SQLite and safetensors have errors of their own for it
         return f"the disk is full{where}; free some space and run the command again"
     if isinstance(error, OSError):

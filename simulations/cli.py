@@ -18,6 +18,7 @@ from server.certificate_cli import certificate, keys
 from server.cli import devices, jobs, patients
 from server.ledger_cli import ledger
 from shared.errors import LetheError, WorkspaceError, plainly
+from shared.interrupts import signals_interrupt
 from shared.terminal import show
 from simulations.audit_cli import app as audit
 from simulations.data_cli import app as data
@@ -180,7 +181,8 @@ def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code (`shared/errors.py`)."""
     _open_streams()
     try:
-        code = _invoke(sys.argv[1:])
+        with signals_interrupt():
+            code = _invoke(sys.argv[1:])
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         code = _failed(error)

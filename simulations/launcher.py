@@ -7,19 +7,18 @@ import fcntl
 import json
 import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
 
 from server.workspace import Workspace
 from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError, WorkspaceError
+from shared.interrupts import signals_interrupt
 from shared.settings import Settings
 from simulations.processes import HOME_MARK, stop
 from simulations.superlink import CONNECTION, START_S, SuperLink, superlink
@@ -53,7 +52,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
     state, config = workspace.flower / f"{name}.json", workspace.flower / f"{name}.toml"
     unfinished = state.with_suffix(".tmp")
     try:
-        with _only_one(workspace), _signals_interrupt(), superlink(workspace) as link:
+        with _only_one(workspace), signals_interrupt(), superlink(workspace) as link:
             _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
             state.write_text("{}")  # there is room to tell, in this file, that there is no room left
             run_id = _submit(link, config, slots=slots)
@@ -170,19 +169,3 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         with workspace.lock("starting a run", patience_s=LET_GO_S):
             pass
         yield
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does; what `nohup` has switched off stays off."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

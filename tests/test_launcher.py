@@ -26,6 +26,7 @@ from flower_runs import (
 from server.registry import Registry
 from server.workspace import Workspace
 from shared.errors import RunError, WorkspaceError
+from shared.interrupts import signals_interrupt
 from shared.settings import Settings
 from simulations import launcher, superlink
 from simulations.processes import RUN_MARK, _short_folder, marked, stop, watched
@@ -142,7 +143,7 @@ def test_a_lock_that_is_about_to_be_let_go_is_waited_for(workspace: Workspace) -
 def test_what_nohup_has_switched_off_stays_off() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with launcher._signals_interrupt():
+        with signals_interrupt():
             os.kill(os.getpid(), signal.SIGHUP)
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGTERM)
