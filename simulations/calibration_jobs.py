@@ -46,12 +46,12 @@ class Question:
 _MEASURED: dict[str, Expected] = {"nothing": "FAIL", "finetune": "-", "exact": "not FAIL"}
 _OTHERS: dict[str, Expected] = {"nothing": "-", "finetune": "-", "exact": "not FAIL"}
 QUESTIONS = (
-    Question("everything withdrawn", "all", "forgotten", _MEASURED | {OVER: "FAIL"}),
+    Question("everything", "all", "forgotten", _MEASURED | {OVER: "FAIL"}),
     Question("another record", "record", "forgotten", _MEASURED),
-    Question("a record of another class", "class", "forgotten", _MEASURED | {OVER: "FAIL"}),
-    Question("planted wrong labels", "canary", "forgotten", _MEASURED),
-    Question("a patient never used", "canary", STRANGER, {"exact": "not FAIL"}),
-    Question("what the patient keeps", "class", "retained", _OTHERS),
+    Question("another class", "class", "forgotten", _MEASURED | {OVER: "FAIL"}),
+    Question("planted labels", "canary", "forgotten", _MEASURED),
+    Question("never used", "canary", STRANGER, {"exact": "not FAIL"}),
+    Question("what is kept", "class", "retained", _OTHERS),
     Question("other patients", "class", "control", _OTHERS),
 )
 
