@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from server import phases, results
 from server.general import Trained, is_stale, open_corpus, train_general
+from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
 from server.rows import DUE
@@ -64,6 +65,7 @@ def execute(run: Run) -> None:
     run.registry.start_run(run.name, run.settings.flat())
     try:
         parse_methods(run.settings.unlearning.methods)
+        withhold(run.workspace.reports, run.registry)
         meet(run)
         unlearn(run)
         trained = refresh(run)
@@ -222,5 +224,5 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "seconds": (datetime.now(UTC) - began).total_seconds(),
             "overhead_seconds": None,
         }
-        figures = results.figures(model, public.control, run.settings)
+        figures = results.figures(model, public.control, corpus, run.settings)
         results.save(run.workspace.reports / run.name, result, figures)

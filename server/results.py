@@ -3,7 +3,6 @@
 Only aggregates of a patient's segments are stored; the waveforms in `figures.npz` are public control segments.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from server.general import Corpus, Trained
 from server.paper_probe import difference, summarise
+from server.pictures import FIGURES, packed, record_of
 from server.registry import Registry
 from server.rows import Job, Patient, Role
 from server.run import Withdrawal
@@ -150,7 +150,7 @@ def describe_silent(wearables: Iterable[Patient], replies: Mapping[int, Personal
     return rows
 
 
-def figures(model: ResNet34, control: Examples, settings: Settings) -> dict[str, npt.NDArray[Any]]:
+def figures(model: ResNet34, control: Examples, corpus: Corpus, settings: Settings) -> dict[str, npt.NDArray[Any]]:
     """Attack the general model on public control segments, for the pictures of waveforms and predictions."""
     epsilons = numbers(settings.probe.epsilons_sd)
     if len(control) == 0:
@@ -163,8 +163,10 @@ def figures(model: ResNet34, control: Examples, settings: Settings) -> dict[str,
     clean = apply(model, control.segments).argmax(dim=1).numpy()
     turned = (clean == labels) & (predictions[strength] != labels)
     shown = int(turned.argmax())  # the first segment that the attack turns, else the first
+    segment = control.segments[shown].numpy()
     return {
-        "clean": control.segments[shown].numpy(),
+        "record": np.array(record_of(corpus, segment)),
+        "clean": segment,
         "adversarial": attacked[strength][shown].numpy(),
         "epsilon_sd": np.array(epsilons[strength]),
         "lead_sd": model.lead_sd.numpy(),
@@ -179,9 +181,7 @@ def figures(model: ResNet34, control: Examples, settings: Settings) -> dict[str,
 def save(folder: Path, result: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write both files into the report's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(folder / "figures.npz", buffer.getvalue())
+    write_atomically(folder / FIGURES, packed(arrays.items()))
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
 
 

@@ -6,7 +6,7 @@ The commands of `simulations/cli.py` call this; it prints progress on stderr and
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,18 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     result["seconds"] = wall
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
     page = report.build(folder)
+    build_missing(workspace)
     return {**result, "report": str(page)}
+
+
+def build_missing(workspace: Workspace) -> None:
+    """Build the pages of earlier runs that were removed with a picture that may no longer be shown."""
+    from server import report
+
+    for path in sorted(workspace.reports.glob("*/result.json")):
+        if not (path.parent / "report.html").exists():
+            with suppress(DataError):  # of another version; `lethe report` says so to whom it concerns
+                report.build(path.parent)
 
 
 def latest(workspace: Workspace, name: str | None) -> Path:
