@@ -383,7 +383,7 @@ def test_the_result_of_the_main_job_holds_what_the_summary_and_the_report_need(r
     console = Console(width=110, file=io.StringIO())
     console.print(summary.render({**result, "report": "report.html"}))
     text = console.file.getvalue()
-    for said in ("2 withdrew", "unlearned, finetune", "unlearned, exact", "exact = general", "forgotten, before"):
+    for said in ("2 withdrew", "unlearned, finetune", "unlearned, exact", "> general", "forgotten, before"):
         assert said in text
 
 
