@@ -14,7 +14,7 @@ from server.phases import Looked
 from server.rows import Job
 from server.run import Run, Withdrawal
 from server.verdict_words import job_words
-from server.verdicts import Bytes, JobVerdict, Verdict
+from server.verdicts import Bytes, Check, JobVerdict, Verdict
 from shared.audit_messages import AuditReply, VerifyReply, VerifyRequest
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import UnlearnReply
@@ -136,8 +136,8 @@ def _verdict(
 def _beside_others(found: Bytes, changed: Sequence[int]) -> Bytes:
     """Add whether the other devices kept their models while this one forgot."""
     seen = ", ".join(f"device {slot} changed" for slot in changed) or "unchanged"
-    check = {"name": OTHERS, "expected": "unchanged", "seen": seen, "holds": not changed}
-    return {"holds": found["holds"] and not changed, "checks": [*found["checks"], check]}  # type: ignore[list-item]
+    check: Check = {"name": OTHERS, "expected": "unchanged", "seen": seen, "holds": not changed}
+    return {"holds": found["holds"] and not changed, "checks": [*found["checks"], check]}
 
 
 def _is_clean(run: Run, job: Job, general: str) -> bool:
