@@ -23,6 +23,7 @@ from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
 from shared.package import MODEL
+from shared.personalisation import Frozen
 from shared.probing import probe
 from shared.training import Examples
 from shared.unlearning import EXACT, METHODS
@@ -167,6 +168,7 @@ def prepare(store: Store, request: UnlearnRequest | AuditRequest, gone: Collecti
         public=public,
         personalisation=request.personalisation,
         unlearning=request.unlearning,
+        frozen=Frozen(general, public, request.personalisation),
     )
     never_seen = before.held.clone()
     never_seen[~forgotten] &= after.held  # fewer records are split anew

@@ -111,7 +111,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
-    package = Package(to_bytes(model), export_template(model), public_segments(corpus, settings).to_bytes())
+    package = Package(to_bytes(model), export_template(model), public_segments(model, corpus, settings).to_bytes())
     record = {
         "digest": package.digest,
         "device": device_for_training().type,
@@ -235,7 +235,7 @@ def evaluate(model: ResNet34, signals: Signals, rows: Rows) -> dict[str, Scores]
     return {"segment": scores(found, labels, task=model.task), "record": record}
 
 
-def public_segments(corpus: Corpus, settings: Settings) -> Public:
+def public_segments(model: ResNet34, corpus: Corpus, settings: Settings) -> Public:
     """Draw the segments that travel with the model, from as many records as there are."""
     rng = np.random.default_rng(settings.general.seed)
 
@@ -248,7 +248,8 @@ def public_segments(corpus: Corpus, settings: Settings) -> Public:
         segments = corpus.signals.crops(chosen, starts * SEGMENT_SAMPLES)
         return Examples(torch.from_numpy(segments), torch.from_numpy(corpus.signals.labels[chosen]))
 
-    return Public(
+    return Public.of(
+        model,
         anchor=draw(corpus.training, settings.personalisation.anchor_segments),
         gate=draw(corpus.validation, settings.personalisation.gate_segments),
         control=draw(corpus.control, settings.probe.control_segments),

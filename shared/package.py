@@ -11,11 +11,12 @@ from typing import Self
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
+from torch import Tensor
 
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.model import ResNet34, digest, load
-from shared.training import Examples
+from shared.training import Examples, apply, one_thread
 
 MODEL, TEMPLATE, PUBLIC = "model.safetensors", "template.onnx", "public.safetensors"
 
@@ -28,18 +29,31 @@ class Public:
         anchor: of corpus patients whom the general model trained on; they hold a copy to it.
         gate: of corpus patients held out from training; they measure what others lose by a copy.
         control: of patients whom no model ever sees; they only report.
+        anchor_features, gate_features: (N, 8 * width, 16), what the general model's trunk makes of them: evaluated
+            once by the server, so that no device does it again for every copy.
     """
 
     anchor: Examples
     gate: Examples
     control: Examples
+    anchor_features: Tensor
+    gate_features: Tensor
+
+    @classmethod
+    def of(cls, general: ResNet34, *, anchor: Examples, gate: Examples, control: Examples) -> Self:
+        """Return the segments with what `general` makes of them, in evaluation mode; the same bytes on any cores."""
+        with one_thread():
+            return cls(
+                anchor, gate, control, apply(general.trunk, anchor.segments), apply(general.trunk, gate.segments)
+            )
 
     def to_bytes(self) -> bytes:
-        """Return all three as a safetensors file."""
+        """Return all of it as a safetensors file."""
         parts = {"anchor": self.anchor, "gate": self.gate, "control": self.control}
         tensors = {f"{name}.segments": part.segments.contiguous() for name, part in parts.items()}
         tensors |= {f"{name}.labels": part.labels.contiguous() for name, part in parts.items()}
-        return save(tensors)
+        features = {"anchor.features": self.anchor_features, "gate.features": self.gate_features}
+        return save(tensors | {name: part.contiguous() for name, part in features.items()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -50,10 +64,12 @@ class Public:
         """
         try:
             found = load_tensors(data)
-            parts = [Examples(found[f"{n}.segments"], found[f"{n}.labels"]) for n in ("anchor", "gate", "control")]
+            anchor, gate, control = (
+                Examples(found[f"{name}.segments"], found[f"{name}.labels"]) for name in ("anchor", "gate", "control")
+            )
+            return cls(anchor, gate, control, found["anchor.features"], found["gate.features"])
         except (SafetensorError, KeyError) as error:
             raise DataError(f"the public segments are damaged ({error}); they come again with the model") from error
-        return cls(*parts)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from shared.model import ResNet34
 from shared.package import Public
 from shared.settings import Personalisation, Task
-from shared.training import Examples, apply, fit, hits, join, task_loss
+from shared.tail import tail_as_products
+from shared.training import Examples, apply, fit, hits, task_loss
 
 SplitKind = Literal["record", "time", "none"]
 Layers = Callable[[Tensor], Tensor]
@@ -50,31 +51,38 @@ class Seen:
 
 
 class Frozen:
-    """The layers of a model that its copies do not train; segments that come again are evaluated once.
+    """The layers of a general model that its copies do not train; segments that come again are evaluated once.
 
-    Many copies of one model learn from the same segments: they share this.
+    Many copies of one model learn from the same segments: they share this. The public segments have been evaluated
+    by the server, once for all devices.
     """
 
-    def __init__(self, model: ResNet34, settings: Personalisation) -> None:
-        """Take the frozen layers of `model` under the profile of `settings`; the model must not change."""
-        self._part = trained_part(model, settings)
-        self._seen: dict[tuple[int, ...], tuple[tuple[Examples, ...], Seen]] = {}
-        self._logits: dict[int, tuple[Examples, Tensor]] = {}
+    def __init__(self, general: ResNet34, public: Public, settings: Personalisation) -> None:
+        """Take the layers that are frozen under the profile of `settings`; the model must not change."""
+        self._part = trained_part(general, settings)
+        self._features: dict[int, tuple[Tensor, Tensor]] = {}  # with the segments, so that no others get their id
+        self._logits: dict[int, tuple[Tensor, Tensor]] = {}
+        if settings.profile == "default":
+            for part, features in ((public.anchor, public.anchor_features), (public.gate, public.gate_features)):
+                self._features[id(part.segments)] = part.segments, features
 
     def see(self, *parts: Examples) -> Seen:
         """Return features and labels of all parts, one after the other."""
-        key = tuple(id(part.segments) for part in parts)  # the parts are kept, so that no other tensor gets their id
-        if key not in self._seen:
-            whole = parts[0] if len(parts) == 1 else join(parts)
-            self._seen[key] = parts, Seen(apply(self._part.frozen, whole.segments), whole.labels)
-        return self._seen[key][1]
+        features = [self._look(part.segments) for part in parts]
+        return Seen(torch.cat(features), torch.cat([part.labels for part in parts]))
 
     def logits(self, part: Examples) -> Tensor:
         """Return what the whole model says of a part, (N, 5)."""
         key = id(part.segments)
         if key not in self._logits:
-            self._logits[key] = part, apply(self._part.trained, self.see(part).features)
+            self._logits[key] = part.segments, apply(self._part.trained, self._look(part.segments))
         return self._logits[key][1]
+
+    def _look(self, segments: Tensor) -> Tensor:
+        key = id(segments)
+        if key not in self._features:
+            self._features[key] = segments, apply(self._part.frozen, segments)
+        return self._features[key][1]
 
 
 def personalise(
@@ -89,25 +97,25 @@ def personalise(
         own: the patient's training segments, millivolts.
         public: anchor and gate of the general model's version.
         settings: profile, steps, rates, budget, seed.
-        frozen: the general model's frozen layers, when several copies share them.
+        frozen: the general model's frozen layers, where copies share them.
 
     Returns:
         The personal model, or the general one with the reason.
     """
     if len(own) == 0:
         return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from")
-    frozen = frozen or Frozen(general, settings)
+    frozen = frozen or Frozen(general, public, settings)
     seen, gate, held = frozen.see(own), frozen.see(public.gate), None
     if settings.profile == "default":
         held = Held(frozen.see(public.anchor).features, frozen.logits(public.anchor))
-    tuned = _learn(copy.deepcopy(general), seen.features, seen.labels, settings, held=held)
+    tuned = _learn(_copy(general, settings), seen.features, seen.labels, settings, held=held)
 
     def right(logits: Tensor) -> float:
         return hits(logits, gate.labels, general.task).float().mean().item() if len(gate.labels) else float("nan")
 
     before = after = right(frozen.logits(public.gate))
     for strength in STRENGTHS:
-        model = between(general, tuned, strength)
+        model = between(general, tuned, strength, settings)
         after = right(apply(trained_part(model, settings).trained, gate.features))
         if not before - after > settings.budget:
             return Personal(model, True, "")
@@ -115,26 +123,34 @@ def personalise(
     return Personal(copy.deepcopy(general), False, reason)
 
 
-def between(general: ResNet34, tuned: ResNet34, strength: float) -> ResNet34:
+def between(general: ResNet34, tuned: ResNet34, strength: float, settings: Personalisation) -> ResNet34:
     """Return the model whose weights lie between two, at `strength` of the way (Wortsman et al. 2022)."""
     if strength == 1.0:
         return tuned
-    model = copy.deepcopy(tuned)
+    model = _copy(tuned, settings)
+    weights, starts = (trained_part(each, settings).parameters for each in (model, general))
     with torch.no_grad():
-        for weight, start in zip(model.parameters(), general.parameters(), strict=True):
+        for weight, start in zip(weights, starts, strict=True):
             weight.lerp_(start, 1.0 - strength)
     return model
 
 
+def _copy(model: ResNet34, settings: Personalisation) -> ResNet34:
+    """Return a copy whose trained layers are its own; the frozen ones, most of the bytes, are those of `model`."""
+    own = {id(parameter) for parameter in trained_part(model, settings).parameters}
+    frozen = [tensor for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in own]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in frozen})
+
+
 def tune(
-    model: ResNet34, parts: Sequence[Examples], settings: Personalisation, *, epochs: int, frozen: Frozen | None = None
+    model: ResNet34, parts: Sequence[Examples], settings: Personalisation, *, epochs: int, frozen: Frozen
 ) -> ResNet34:
     """Train `model` in place on all parts, in the layers and at the rate of the profile, and return it.
 
     An epoch sees every one of N segments once, in a new order: `epochs` x ceil(N / batch_size) steps. `frozen` are
-    the frozen layers of `model`, when several copies share them.
+    the general model's frozen layers, which `model` has in common with it.
     """
-    seen = (frozen or Frozen(model, settings)).see(*parts)
+    seen = frozen.see(*parts)
     generator = torch.Generator().manual_seed(settings.seed)
     orders = [torch.randperm(len(seen.labels), generator=generator) for _ in range(epochs)]
     batches = [rows for order in orders for rows in torch.split(order, settings.batch_size) if len(rows)]
@@ -169,7 +185,7 @@ def trained_part(model: ResNet34, settings: Personalisation) -> Part:
     if settings.profile == "paper":
         rate = settings.learning_rate * PAPER_LEARNING_RATE_SCALE
         return Part(_identity, model, list(model.parameters()), rate)
-    return Part(model.trunk, model.tail, model.tail_parameters(), settings.learning_rate)
+    return Part(model.trunk, tail_as_products(model), model.tail_parameters(), settings.learning_rate)
 
 
 def _learn(
@@ -199,13 +215,15 @@ def _descend(
     It works on what the frozen layers made of the segments, evaluated once a segment by the caller. BatchNorm
     keeps its statistics: seven segments of one patient are no population.
     """
-    part = trained_part(model, settings)
-    model.eval().requires_grad_(False)
-    for parameter in part.parameters:
-        parameter.requires_grad_(True)
-    rate = part.learning_rate
-    fit(part.parameters, lambda step: loss(part.trained, step), steps=steps, learning_rate=rate, weight_decay=0.0)
-    return model.requires_grad_(True)
+    part = trained_part(model.eval(), settings)
+    fit(
+        part.parameters,
+        lambda step: loss(part.trained, step),
+        steps=steps,
+        learning_rate=part.learning_rate,
+        weight_decay=0.0,
+    )
+    return model
 
 
 def held_out_mask(sizes: Sequence[int], share: float) -> tuple[Tensor, SplitKind]:

@@ -90,7 +90,7 @@ def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Iterator[tuple[str
 
     A method that is not exact unlearns the copy of the arm "nothing", so that both are told apart on one model.
     """
-    frozen = Frozen(shadows.general, shadows.personalisation)
+    frozen = Frozen(shadows.general, shadows.public, shadows.personalisation)
     whole = join([shadows.retain, shadows.forget]) if shadows.learnt is None else shadows.learnt
     case = Case(
         general=shadows.general,

@@ -35,6 +35,7 @@ from shared.ptbxl import load as load_signals
 from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
 from shared.terminal import progress
 from shared.training import Examples, fit, one_thread, task_loss
+from simulations.one_device import write_version
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -95,7 +96,7 @@ def personal(
     with progress("personalising", seeds * patients) as tell, one_thread():
         for seed in range(seeds):
             drawn = np.random.default_rng(seed).permutation(first)
-            public = _public(signals, folds, drawn[patients:], settings, seed=seed)
+            public = _public(trained, signals, folds, drawn[patients:], settings, seed=seed)
             for count, row in enumerate(drawn[:patients]):
                 examples = segments_of(signals, np.array([row]))
                 found.append({"seed": seed, **_one(trained, examples, public, replace(settings, seed=seed))})
@@ -107,9 +108,8 @@ def personal(
 def device(width: int = 64, repeats: int = 5) -> None:
     """Time and memory of personalising one wearable on one core: 7 segments, each time in a new process."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        path.write_bytes(to_bytes(build(replace(General(), width=width)).eval()))
-        command = [sys.executable, "-m", "simulations.one_device", str(path)]
+        write_version(Path(folder), width=width)
+        command = [sys.executable, "-m", "simulations.one_device", folder]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         runs = []
         for _ in range(repeats):
@@ -170,7 +170,13 @@ def _one(trained: ResNet34, examples: Examples, public: Public, settings: Person
 
 
 def _public(
-    signals: Signals, folds: np.ndarray[Any, Any], others: np.ndarray[Any, Any], settings: Personalisation, *, seed: int
+    model: ResNet34,
+    signals: Signals,
+    folds: np.ndarray[Any, Any],
+    others: np.ndarray[Any, Any],
+    settings: Personalisation,
+    *,
+    seed: int,
 ) -> Public:
     """Anchor from the training folds, gate from the choice fold, others from patients of neither kind."""
     rng = np.random.default_rng(seed)
@@ -180,7 +186,8 @@ def _public(
         first = torch.arange(len(examples)).reshape(-1, SEGMENTS_PER_RECORD)[:, 0]
         return examples[first + torch.from_numpy(rng.integers(0, SEGMENTS_PER_RECORD, len(first)))]
 
-    return Public(
+    return Public.of(
+        model,
         anchor=draw(_rows(folds < CHOICE_FOLD), settings.anchor_segments),
         gate=draw(_rows(folds == CHOICE_FOLD), settings.gate_segments),
         control=segments_of(signals, others),

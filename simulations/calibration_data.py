@@ -109,13 +109,12 @@ def build_world(found: Cut, settings: Settings, folder: Path) -> dict[str, float
     corpus = Corpus(
         found.signals, np.array(found.training), np.array(found.validation), np.array(found.control, dtype=np.int64)
     )
-    public = public_segments(corpus, settings)
-    if len(public.control) < (wanted := settings.probe.control_segments):
+    if (there := SEGMENTS_PER_RECORD * len(corpus.control)) < (wanted := settings.probe.control_segments):
         raise DataError(
-            f"there are {len(public.control)} control segments, expected {wanted}; "
-            "take more patients with --patients, or more data"
+            f"there are {there} control segments, expected {wanted}; take more patients with --patients, or more data"
         )
     model, _ = fit_general(corpus, settings.general, tell=lambda _done, _all: None)
+    public = public_segments(model, corpus, settings)
     folder.mkdir(parents=True)
     (folder / MODEL).write_bytes(to_bytes(model))
     (folder / PUBLIC).write_bytes(public.to_bytes())

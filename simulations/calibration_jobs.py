@@ -64,8 +64,7 @@ def overforget(case: Case) -> ResNet34:
     """
     model = copy.deepcopy(case.personal)
     model.eval().requires_grad_(False)
-    seen = (case.frozen or Frozen(case.personal, case.personalisation)).see(case.forget)
-    trained = model.tail_parameters()
+    seen, trained = case.frozen.see(case.forget), model.tail_parameters()
     for parameter in trained:
         parameter.requires_grad_(True)
 
@@ -156,7 +155,8 @@ def bytes_hold(
     retain, forget = withdrawals(wearer)[withdrawal]
     recipe = settings.personalisation
     personal = personalise(general, join([retain, forget]), public, recipe).model
-    case = Case(general, personal, retain, forget, public, recipe, settings.unlearning)
+    frozen = Frozen(general, public, recipe)
+    case = Case(general, personal, retain, forget, public, recipe, settings.unlearning, frozen)
     expected = model_digest(personalise(general, retain, public, recipe).model)
     served = {"nothing": personal, "exact": METHODS["exact"](case)}
     return {name: model_digest(model) == expected for name, model in served.items()}

@@ -1,47 +1,62 @@
 """One wearable's personalisation, timed, with as little imported as a device needs; `benchmark.py device` runs it.
 
-    python -m simulations.one_device model.safetensors
+    python -m simulations.one_device FOLDER
 
-Prints JSON: seconds from the file of the general model to the accepted copy, on the clock and on the core (the
+Prints JSON: seconds from the files of the general model to the accepted copy, on the clock and on the core (the
 core's are what a busy machine leaves unharmed), and the peak of memory.
 """
 
 import json
-import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from shared.model import load
-from shared.package import Public
+from shared.model import build, to_bytes
+from shared.package import MODEL, PUBLIC, Public, load_general
 from shared.personalisation import personalise
-from shared.settings import Personalisation
+from shared.settings import General, Personalisation
 from shared.training import Examples, one_thread
 
 OWN_SEGMENTS = 7
 
 
-def main(path: Path) -> None:
-    """Load, evaluate the frozen layers for own, anchor and gate segments, train, and pass the gate."""
-    rng = torch.Generator().manual_seed(0)
-    settings = Personalisation()
-
-    def some(count: int) -> Examples:
-        labels = torch.eye(5)[torch.randint(0, 5, (count,), generator=rng)]
-        return Examples(torch.randn(count, 12, 500, generator=rng), labels)
-
-    own, public = (
-        some(OWN_SEGMENTS),
-        Public(some(settings.anchor_segments), some(settings.gate_segments), Examples.empty()),
+def write_version(folder: Path, *, width: int) -> None:
+    """Write what a device has of one version of the general model, random weights and segments, into `folder`."""
+    settings, rng = Personalisation(), torch.Generator().manual_seed(0)
+    model = build(replace(General(), width=width)).eval()
+    public = Public.of(
+        model,
+        anchor=_some(settings.anchor_segments, rng),
+        gate=_some(settings.gate_segments, rng),
+        control=Examples.empty(),
     )
+    (folder / MODEL).write_bytes(to_bytes(model))
+    (folder / PUBLIC).write_bytes(public.to_bytes())
+
+
+def main(folder: Path) -> None:
+    """Load, evaluate the frozen layers for the patient's segments, train, and pass the gate."""
+    own = _some(OWN_SEGMENTS, torch.Generator().manual_seed(1))
     with one_thread():
         began, spent = time.perf_counter(), time.process_time()
-        personalise(load(path), own, public, settings)
+        general, public = load_general(folder)
+        personalise(general, own, public, Personalisation())
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": _peak_mib()}))
+
+
+def _peak_mib() -> float:
+    """Return the most memory that this program has held; `getrusage` would tell the caller's from before it began."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _some(count: int, rng: torch.Generator) -> Examples:
+    labels = torch.eye(5)[torch.randint(0, 5, (count,), generator=rng)]
+    return Examples(torch.randn(count, 12, 500, generator=rng), labels)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from server.auditor import judge_method, statistics
 from shared.errors import DataError, UsageError
 from shared.model import ResNet34, load, to_bytes
 from shared.package import Public
-from shared.settings import Settings
+from shared.personalisation import Frozen
+from shared.settings import Settings, Unlearning
 from shared.unlearning.case import Case
 from simulations.calibration_data import MODEL, PUBLIC, TRAINED_SEGMENTS, Wearer, build_world, cut, wearers_of
 from simulations.calibration_jobs import OVER, PLANTED, QUESTIONS, audit, bytes_hold, judged, overforget, withdrawals
@@ -90,7 +91,8 @@ def test_a_patient_who_was_never_used_is_not_found_on_the_level_of_the_method(pl
 
 def test_over_forgetting_changes_nothing_it_is_given(world):
     own, recipe = world.wearers[0].records[0], world.settings.personalisation
-    case = Case(world.general, world.general, own[:3], own[3:], world.public, recipe, world.settings.unlearning)
+    frozen = Frozen(world.general, world.public, recipe)
+    case = Case(world.general, world.general, own[:3], own[3:], world.public, recipe, Unlearning(), frozen)
     before = to_bytes(world.general)
     assert to_bytes(overforget(case)) != before == to_bytes(world.general)
 

@@ -15,7 +15,7 @@ from server.general import evaluate, fit_general, open_corpus, public_segments, 
 from shared.errors import DataError
 from shared.metrics import scores
 from shared.model import build, probabilities, to_bytes
-from shared.package import Package, load_general
+from shared.package import Package, Public, load_general
 from shared.settings import General, Probe
 
 SHORT = TINY.with_values({"general.max_segments": 256})
@@ -126,7 +126,7 @@ def test_a_full_disk_while_publishing_never_leaves_weights_beside_other_public_s
 
 
 def test_public_segments_come_from_their_own_patients(corpus):
-    public = public_segments(corpus, TINY)
+    public = public_segments(build(TINY.general).eval(), corpus, TINY)
     for rows, part in (
         (corpus.training, public.anchor),
         (corpus.validation, public.gate),
@@ -138,9 +138,17 @@ def test_public_segments_come_from_their_own_patients(corpus):
         assert len(set(drawn)) == len(drawn) == 24
 
 
+def test_public_segments_travel_with_what_the_general_model_makes_of_them(corpus):
+    model = build(TINY.general).eval()
+    public = Public.from_bytes(public_segments(model, corpus, TINY).to_bytes())
+    for part, features in ((public.anchor, public.anchor_features), (public.gate, public.gate_features)):
+        with torch.inference_mode():
+            torch.testing.assert_close(features, model.trunk(part.segments))
+
+
 def test_no_more_public_segments_are_drawn_than_there_are(corpus):
     settings = replace(TINY.with_values({"personalisation.gate_segments": 10_000}), probe=Probe(control_segments=0))
-    public = public_segments(corpus, settings)
+    public = public_segments(build(TINY.general).eval(), corpus, settings)
     assert len(public.gate) == 10 * len(corpus.validation)
     assert len({segment.numpy().tobytes() for segment in public.gate.segments}) == len(public.gate)
     assert len(public.control) == 0

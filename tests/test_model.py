@@ -13,6 +13,7 @@ from shared.errors import DataError
 from shared.model import ResNet34, build, digest, load, model_digest, probabilities, to_bytes
 from shared.settings import General
 from shared.signals import moving_average
+from shared.tail import tail_as_products
 from shared.training import Examples
 
 SEGMENTS = torch.randn(3, 12, 500, generator=torch.Generator().manual_seed(0))
@@ -37,6 +38,24 @@ def test_trunk_and_tail_are_the_whole_network_for_any_batch(batch):
     assert features.shape == (batch, 32, 16)
     assert torch.equal(model.tail(features), model(SEGMENTS[:batch]))
     assert model(SEGMENTS[:batch]).shape == (batch, 5)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 23])
+@pytest.mark.parametrize("width", [4, 16])
+def test_the_tail_as_products_is_the_tail_and_so_are_its_gradients(width, batch):
+    model = build(General(width=width)).eval()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    features = torch.randn(batch, 8 * width, 16, generator=torch.Generator().manual_seed(0))
+    labels, found = torch.arange(batch) % 5, []
+    for tail in (model.tail, tail_as_products(model)):
+        seen = features.clone().requires_grad_(True)
+        logits = tail(seen)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        found.append([logits.detach(), *torch.autograd.grad(loss, [seen, *model.tail_parameters()])])
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_tail_s_parameters_are_the_last_block_and_the_head():

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import personalisation
 from shared.model import model_digest, to_bytes
 from shared.package import Public
 from shared.personalisation import Frozen, accuracy, between, distillation, held_out_mask, personalise, tune
 from shared.settings import Personalisation
+from shared.tail import tail_as_products
 from shared.training import Examples, apply, task_loss
 
 SETTINGS = Personalisation(steps=12, budget=1.0)
@@ -54,26 +56,26 @@ def test_the_same_segments_give_the_same_bytes(general, public, own):
 @pytest.mark.parametrize("profile", ["default", "paper"])
 def test_copies_that_share_their_frozen_layers_are_those_that_do_not(general, public, own, profile):
     settings = replace(SETTINGS, profile=profile, batch_size=3)
-    frozen = Frozen(general, settings)
+    frozen = Frozen(general, public, settings)
     for seed, segments in ((0, own), (1, own), (1, own[:5])):
         seeded = replace(settings, seed=seed)
         alone = personalise(general, segments, public, seeded).model
         shared = personalise(general, segments, public, seeded, frozen=frozen).model
         assert to_bytes(shared) == to_bytes(alone)
         parts = [segments, public.anchor]
-        again = tune(copy.deepcopy(alone), parts, seeded, epochs=1)
+        again = tune(copy.deepcopy(alone), parts, seeded, epochs=1, frozen=Frozen(general, public, seeded))
         assert to_bytes(tune(copy.deepcopy(alone), parts, seeded, epochs=1, frozen=frozen)) == to_bytes(again)
 
 
-def test_frozen_layers_see_the_same_segments_once(general, public, own, monkeypatch):
+def test_frozen_layers_see_a_patient_s_segments_once_and_the_public_ones_never(general, public, own, monkeypatch):
     seen = []
     monkeypatch.setattr(
         general, "trunk", lambda segments, look=general.trunk: seen.append(len(segments)) or look(segments)
     )
-    frozen = Frozen(general, SETTINGS)
+    frozen = Frozen(general, public, SETTINGS)
     for seed in range(3):
         personalise(general, own, public, replace(SETTINGS, seed=seed), frozen=frozen)
-    assert sorted(seen) == sorted([len(own), len(public.gate), len(public.anchor)])
+    assert seen == [len(own)]
 
 
 def test_another_seed_gives_another_copy_when_batches_are_drawn(general, public, own):
@@ -111,7 +113,7 @@ def test_the_anchor_holds_the_copy_to_the_general_model(general, public, own):
 
 def test_the_paper_s_profile_does_not_look_at_the_anchor(general, public, own):
     settings = replace(SETTINGS, profile="paper")
-    other = Public(public.anchor[:2], public.gate, public.control)
+    other = replace(public, anchor=public.anchor[:2], anchor_features=public.anchor_features[:2])
     first, second = (personalise(general, own, part, settings).model for part in (public, other))
     assert to_bytes(first) == to_bytes(second)
 
@@ -120,7 +122,7 @@ def harmful(general, public) -> Public:
     """A gate on which the general model is always right, so that every change can only lose."""
     with torch.inference_mode():
         right = general(public.gate.segments).argmax(1)
-    return Public(public.anchor, Examples(public.gate.segments, torch.eye(5)[right]), public.control)
+    return replace(public, gate=Examples(public.gate.segments, torch.eye(5)[right]))
 
 
 def test_a_copy_that_costs_others_more_than_the_budget_is_rolled_back(general, public, own):
@@ -159,23 +161,23 @@ def test_without_segments_the_general_model_stays_with_the_reason(general, publi
 
 def test_between_runs_from_the_general_to_the_tuned_model(general, public, own):
     tuned = personalise(general, own, public, SETTINGS).model
-    assert to_bytes(between(general, tuned, 1.0)) == to_bytes(tuned)
-    half = between(general, tuned, 0.5)
+    assert to_bytes(between(general, tuned, 1.0, SETTINGS)) == to_bytes(tuned)
+    half = between(general, tuned, 0.5, SETTINGS)
     torch.testing.assert_close(half.head.weight, (general.head.weight + tuned.head.weight) / 2)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 50])
-def test_an_epoch_of_tuning_sees_every_segment_once(general, own, epochs, batch_size):
-    model, seen = copy.deepcopy(general), []
-    tail = model.tail
+def test_an_epoch_of_tuning_sees_every_segment_once(general, public, own, epochs, batch_size, monkeypatch):
+    seen = []
 
-    def watched(features):
-        seen.append(features)
-        return tail(features)
+    def watched(model):
+        tail = tail_as_products(model)
+        return lambda features: seen.append(features) or tail(features)
 
-    model.tail = watched
-    tune(model, [own], replace(SETTINGS, batch_size=batch_size), epochs=epochs)
+    frozen, settings = Frozen(general, public, SETTINGS), replace(SETTINGS, batch_size=batch_size)
+    monkeypatch.setattr(personalisation, "tail_as_products", watched)
+    tune(copy.deepcopy(general), [own], settings, epochs=epochs, frozen=frozen)
     assert len(seen) == epochs * -(-len(own) // batch_size)
     expected = sorted(apply(general.trunk, own.segments).flatten(1).sum(1).tolist())
     rows = torch.cat(seen).flatten(1).sum(1).split(len(own))
@@ -185,8 +187,17 @@ def test_an_epoch_of_tuning_sees_every_segment_once(general, own, epochs, batch_
     assert len({tuple(epoch.tolist()) for epoch in rows}) == epochs  # in another order each time
 
 
-def test_tuning_on_nothing_changes_nothing(general):
-    assert to_bytes(tune(copy.deepcopy(general), [Examples.empty()], SETTINGS, epochs=2)) == to_bytes(general)
+def test_tuning_on_nothing_changes_nothing(general, public):
+    frozen = Frozen(general, public, SETTINGS)
+    tuned = tune(copy.deepcopy(general), [Examples.empty()], SETTINGS, epochs=2, frozen=frozen)
+    assert to_bytes(tuned) == to_bytes(general)
+
+
+def test_a_copy_has_trained_layers_of_its_own_and_shares_the_frozen_ones(general, public, own):
+    made = personalise(general, own, public, SETTINGS).model
+    places = {name: parameter.data_ptr() for name, parameter in general.named_parameters()}
+    apart = {name for name, parameter in made.named_parameters() if parameter.data_ptr() != places[name]}
+    assert apart == {name for name in places if name.startswith(("blocks.15.", "head."))}
 
 
 sizes = st.lists(st.integers(1, 10), max_size=6)

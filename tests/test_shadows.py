@@ -11,7 +11,7 @@ from shared import shadows as shadows_file
 from shared.attacks import fgsm_direction, perturb
 from shared.membership import modified_entropy
 from shared.model import build, to_bytes
-from shared.personalisation import personalise
+from shared.personalisation import Frozen, personalise
 from shared.probing import margin
 from shared.settings import General, Personalisation, Unlearning
 from shared.shadows import MEASURED, Gauge, Shadows, read_arms, seed_of
@@ -73,6 +73,7 @@ def test_the_copies_are_those_that_a_device_would_make_with_their_seeds(shadows)
                 shadows.public,
                 seeds["finetune"],
                 shadows.unlearning,
+                Frozen(shadows.general, shadows.public, SETTINGS),
             )
         )
         for arm, model in made.items():

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from shared.errors import UsageError
 from shared.model import to_bytes
-from shared.personalisation import personalise, tune
+from shared.personalisation import Frozen, personalise, tune
 from shared.settings import Personalisation, Unlearning
-from shared.training import Examples, join
+from shared.training import Examples
 from shared.unlearning import EXACT, METHODS, parse_methods
 from shared.unlearning.case import Case
 
@@ -23,7 +23,9 @@ SETTINGS = Personalisation(steps=6, budget=1.0, learning_rate=1e-2)
 def case(general, public) -> Case:
     own = Examples(public.control.segments[:10], torch.eye(5)[2].expand(10, 5))
     personal = personalise(general, own, public, SETTINGS).model
-    return Case(general, personal, own[:6], own[6:], public, SETTINGS, Unlearning(epochs=2))
+    return Case(
+        general, personal, own[:6], own[6:], public, SETTINGS, Unlearning(epochs=2), Frozen(general, public, SETTINGS)
+    )
 
 
 def test_exact_is_the_copy_that_never_had_the_forgotten_segments(case):
@@ -54,8 +56,8 @@ def test_no_method_changes_what_it_is_given_and_all_are_repeatable(case, method,
 
 
 def test_finetune_continues_from_the_personal_model_on_the_retain_set(case):
-    retain = join([case.retain, case.public.anchor])
-    expected = tune(copy.deepcopy(case.personal), [retain], SETTINGS, epochs=2)
+    parts = [case.retain, case.public.anchor]
+    expected = tune(copy.deepcopy(case.personal), parts, SETTINGS, epochs=2, frozen=case.frozen)
     assert to_bytes(METHODS["finetune"](case)) == to_bytes(expected)
 
 

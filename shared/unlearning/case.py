@@ -21,7 +21,7 @@ class Case:
         public: anchor and gate; the anchor stands for the corpus's share of the retain set.
         personalisation: how `personal` was made.
         unlearning: how many epochs an approximate method takes.
-        frozen: the layers in front that `general` and `personal` have in common, when many copies share them.
+        frozen: the layers in front that `general` and `personal` have in common.
     """
 
     general: ResNet34
@@ -31,4 +31,4 @@ class Case:
     public: Public
     personalisation: Personalisation
     unlearning: Unlearning
-    frozen: Frozen | None = None
+    frozen: Frozen
