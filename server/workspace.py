@@ -7,18 +7,16 @@ database, so that a command can refuse early.
 import fcntl
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from shared.errors import WorkspaceError
-from shared.files import flush_folder, write_atomically
+from shared.files import flush_folder, folder_beside, write_atomically
 
 VERSION = 1
 MANIFEST = "workspace.json"
@@ -59,17 +57,15 @@ class Workspace:
         """
         home = _absolute(home)
         _refuse_occupied(home)
-        try:
-            home.parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".{home.name}.", suffix=".partial", dir=home.parent))
-        except OSError as error:
-            raise _unwritable(home, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                home.parent.mkdir(parents=True, exist_ok=True)
+                beside = stack.enter_context(folder_beside(home, mode=0o700))
+            except OSError as error:
+                raise _unwritable(home, error) from error
             yield cls._fill(beside, data=data)
             _refuse_occupied(home)
             _move(beside, home)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)  # gone already when the move succeeded
 
     @classmethod
     def open(cls, home: Path) -> Self:

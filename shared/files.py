@@ -1,7 +1,12 @@
 """Writing files so that a crash, a kill or a full disk leaves the old content or the new, never half."""
 
+import fcntl
+import glob
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,5 +33,43 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_beside(final: Path, *, mode: int = 0o777) -> Iterator[Path]:
+    """Give a new hidden folder beside `final`, to be filled and moved there; what is not moved goes with this block.
+
+    It is locked while its process lives. Folders that killed processes left beside the same place go first.
+    """
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+        with _locked(left) as ours:
+            if ours:
+                shutil.rmtree(left, ignore_errors=True)
+    beside = final.parent / f".{final.name}.{os.urandom(4).hex()}.partial"
+    beside.mkdir(mode)
+    try:
+        with _locked(beside):
+            yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder, and tell whether that was possible: not where another process holds it, or it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except OSError:
+            ours = False
+        yield ours
     finally:
         os.close(descriptor)

@@ -7,8 +7,6 @@ number of patients and the same seed give the same bytes. A folder has its name 
 import csv
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError, UsageError
+from shared.files import folder_beside
 from shared.settings import LEADS, RECORD_SAMPLES, SAMPLING_HZ
 from simulations.dipole import counts, patient_heart
 
@@ -88,17 +87,13 @@ def write_cohort(folder: Path, *, patients: int, seed: int, progress: Callable[[
     if patients < 1 or seed < 0:
         raise UsageError(f"{patients} patients and seed {seed} were asked for, expected at least 1 and at least 0")
     folder = folder.absolute()
-    building = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} holds something already, expected a new or an empty folder; choose another")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            building.mkdir()
+        with folder_beside(folder) as building:
             _write(building, plan(patients, seed=seed), seed=seed, progress=progress or (lambda _: None))
             building.replace(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         size = record_count(patients) * RECORD_SAMPLES * len(LEADS) * 2 / 1e6
         raise DataError(

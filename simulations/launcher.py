@@ -20,8 +20,8 @@ from server.workspace import Workspace
 from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError, WorkspaceError
 from shared.interrupts import signals_interrupt
 from shared.settings import Settings
-from simulations.processes import HOME_MARK, stop
-from simulations.superlink import CONNECTION, START_S, SuperLink, superlink
+from simulations.processes import HOME_MARK, clear_left, stop
+from simulations.superlink import CONNECTION, SCRATCH_NOTE, START_S, SuperLink, superlink
 
 State = Mapping[str, Any]
 
@@ -163,6 +163,7 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         stop(HOME_MARK, str(workspace.home))
+        clear_left(workspace.flower / SCRATCH_NOTE)
         for kind in ("json", "tmp", "toml"):
             for path in workspace.flower.glob(f"*.{kind}"):
                 path.unlink()

@@ -24,6 +24,7 @@ RUN_MARK = "LETHE_RUN_TOKEN"
 GRACE_S = 1.0  # what is durable is so at any moment, and Flower takes 5 s to leave of its own accord
 KILL_S = 10.0
 POLL_S = 0.05
+SCRATCH = "lethe-"
 SHORT = 20  # bytes; Ray and its session add 83, and the path of a socket may have 103 (macOS)
 
 
@@ -64,13 +65,15 @@ def _signal_until_none(action: str, mark: str, value: str, *, every: float, with
 
 
 @contextmanager
-def watched(token: str) -> Iterator[Path]:
+def watched(token: str, note: Path) -> Iterator[Path]:
     """Give a new folder for temporary files; when this block ends, remove it and stop the run's processes.
 
     The watchdog does it, in a session of its own, as soon as the pipe to it closes: when the block ends, and
-    also when this process is killed. A second Ctrl-C during the sweep does not stop the watchdog.
+    also when this process is killed. A second Ctrl-C during the sweep does not stop the watchdog. The file `note`
+    names the folder, for `clear_left` after both were killed.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="lethe-", dir=_short_folder()))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=_short_folder()))
+    note.write_text(str(scratch), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in (HOME_MARK, RUN_MARK)}
     watchdog = subprocess.Popen(
         [sys.executable, "-P", __file__, token, str(scratch)],
@@ -89,6 +92,16 @@ def watched(token: str) -> Iterator[Path]:
         with suppress(subprocess.TimeoutExpired):
             watchdog.wait(timeout=GRACE_S + KILL_S)
         _clear(token, scratch)  # nothing is left to do, unless the watchdog itself was killed
+        note.unlink(missing_ok=True)
+
+
+def clear_left(note: Path) -> None:
+    """Remove the folder of a launcher that was killed together with its watchdog; its processes are to be stopped."""
+    with suppress(FileNotFoundError):
+        left = Path(note.read_text(encoding="utf-8"))
+        if left.name.startswith(SCRATCH) and left.parent == Path(_short_folder()):
+            shutil.rmtree(left, ignore_errors=True)
+        note.unlink()
 
 
 def _short_folder() -> str:

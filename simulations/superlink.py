@@ -27,6 +27,7 @@ from simulations.processes import GRACE_S, HOME_MARK, RUN_MARK, watched
 CONNECTION = "lethe"
 START_S = 120.0
 POLL_S = 0.1
+SCRATCH_NOTE = "scratch"  # in the workspace: where this run keeps its temporary files
 PORTS = 3  # tries: another process may take a free port before the SuperLink does
 FOREIGN = ("FLWR_", "RAY_", "PYTHONPATH", "PYTHONHOME")  # would lead Flower or Ray to others' servers or code
 LOCAL = "127.0.0.1,localhost"
@@ -90,7 +91,7 @@ class SuperLink:
 def superlink(workspace: Workspace) -> Iterator[SuperLink]:
     """Give a SuperLink that ends with this block, and so does everything it has started."""
     token, log = os.urandom(8).hex(), workspace.flower / "superlink.log"
-    with watched(token) as scratch:
+    with watched(token, workspace.flower / SCRATCH_NOTE) as scratch:
         environment = _environment(workspace, token, scratch)
         Path(environment["FLWR_HOME"]).mkdir()
         process, port = _listening(environment, scratch, log)

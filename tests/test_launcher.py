@@ -29,13 +29,14 @@ from shared.errors import RunError, WorkspaceError
 from shared.interrupts import signals_interrupt
 from shared.settings import Settings
 from simulations import launcher, superlink
-from simulations.processes import RUN_MARK, _short_folder, marked, stop, watched
+from simulations.processes import RUN_MARK, _short_folder, clear_left, marked, stop, watched
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(300)"
 LAUNCHER = """
 import os, subprocess, sys, time
+from pathlib import Path
 from simulations.processes import RUN_MARK, watched
-with watched("{token}") as scratch:
+with watched("{token}", Path({note!r})) as scratch:
     command = [sys.executable, "-c", {stubborn!r}]
     environment = dict(os.environ, **{{RUN_MARK: "{token}"}})
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
@@ -45,9 +46,9 @@ with watched("{token}") as scratch:
 """
 
 
-def fake_launcher(token: str, then: str) -> tuple["subprocess.Popen[str]", Path]:
+def fake_launcher(token: str, then: str, note: Path) -> tuple["subprocess.Popen[str]", Path]:
     """Start what a launcher is to the watchdog, with one process that does not listen to SIGTERM."""
-    program = LAUNCHER.format(token=token, stubborn=STUBBORN, then=then)
+    program = LAUNCHER.format(token=token, stubborn=STUBBORN, then=then, note=str(note))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout as stdout:
@@ -55,9 +56,9 @@ def fake_launcher(token: str, then: str) -> tuple["subprocess.Popen[str]", Path]
 
 
 @pytest.mark.parametrize("then", ["time.sleep(300)", "os.kill(os.getppid(), 0); os.kill(os.getpid(), 9)"])
-def test_a_killed_launcher_takes_everything_with_it(then: str) -> None:
+def test_a_killed_launcher_takes_everything_with_it(then: str, tmp_path: Path) -> None:
     token = os.urandom(8).hex()
-    process, scratch = fake_launcher(token, then)
+    process, scratch = fake_launcher(token, then, tmp_path / "scratch")
     if "sleep" in then:
         assert len(marked(RUN_MARK, token)) == 1
         process.kill()
@@ -69,22 +70,46 @@ def test_a_killed_launcher_takes_everything_with_it(then: str) -> None:
 
 
 @pytest.mark.parametrize("then", ["pass", "raise KeyboardInterrupt", "sys.exit(3)"])
-def test_a_launcher_that_ends_has_swept_before(then: str) -> None:
-    token = os.urandom(8).hex()
-    process, scratch = fake_launcher(token, f"sys.stderr = open(os.devnull, 'w'); {then}")
+def test_a_launcher_that_ends_has_swept_before(then: str, tmp_path: Path) -> None:
+    token, note = os.urandom(8).hex(), tmp_path / "scratch"
+    process, scratch = fake_launcher(token, f"sys.stderr = open(os.devnull, 'w'); {then}", note)
     process.wait()
     assert marked(RUN_MARK, token) == []
     assert not scratch.exists()
+    assert not note.exists()
 
 
-def test_a_launcher_sweeps_itself_when_its_watchdog_was_killed() -> None:
+def test_a_launcher_sweeps_itself_when_its_watchdog_was_killed(tmp_path: Path) -> None:
     token = os.urandom(8).hex()
-    with watched(token) as scratch:
+    with watched(token, tmp_path / "scratch") as scratch:
         (watchdog,) = [one for one in psutil.Process().children() if str(scratch) in one.cmdline()]
         watchdog.kill()
         child = subprocess.Popen([sys.executable, "-c", STUBBORN], env={**os.environ, RUN_MARK: token})
     assert child.wait(timeout=1) == -signal.SIGKILL or child.returncode == -signal.SIGTERM
     assert not scratch.exists()
+
+
+def test_what_a_launcher_and_its_watchdog_left_when_both_were_killed_goes_before_the_next_run(tmp_path: Path) -> None:
+    token, note = os.urandom(8).hex(), tmp_path / "scratch"
+    process, scratch = fake_launcher(token, "time.sleep(300)", note)
+    (watchdog,) = (one for one in psutil.Process(process.pid).children() if str(scratch) in one.cmdline())
+    watchdog.kill()
+    process.kill()
+    process.wait()
+    stop(RUN_MARK, token)
+    assert scratch.exists()
+    clear_left(note)
+    assert not scratch.exists()
+    assert not note.exists()
+    clear_left(note)  # nothing is left
+
+
+def test_a_note_removes_no_folder_that_no_launcher_made(tmp_path: Path) -> None:
+    note, theirs = tmp_path / "scratch", tmp_path / "lethe-home"
+    theirs.mkdir()
+    note.write_text(str(theirs))
+    clear_left(note)
+    assert theirs.exists()
 
 
 def test_a_sweep_leaves_other_runs_alone() -> None:
