@@ -11,6 +11,7 @@ from shared import shadows as shadows_file
 from shared.attacks import fgsm_direction, perturb
 from shared.membership import modified_entropy
 from shared.model import build, to_bytes
+from shared.package import Public
 from shared.personalisation import Frozen, personalise
 from shared.probing import margin
 from shared.settings import General, Personalisation, Unlearning
@@ -95,6 +96,7 @@ def test_no_two_copies_of_an_audit_share_a_seed(copies, methods, seed):
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_a_copy_is_read_as_the_whole_model_would_be(public, profile, task):
     general = build(General(width=2, task=task, seed=1), lead_sd=torch.linspace(0.1, 0.3, 12)).eval()
+    public = Public.of(general, anchor=public.anchor, gate=public.gate, control=public.control)
     own = public.control[:4]
     settings = replace(SETTINGS, profile=profile)
     copy = personalise(general, own, public, settings).model
