@@ -2,13 +2,15 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from shared.terminal import progress, show
 
 app = typer.Typer(no_args_is_help=True, help="Try the auditor on withdrawals of whom the truth is known.")
+
+Withdrawal = Literal["all", "record", "class", "canary"]
 
 LEAST_COHORT = 320  # synthetic patients; more when more wearers are asked for
 
@@ -25,6 +27,9 @@ def calibrate(
     copies: Annotated[int, typer.Option("--copies", min=2, help="Models an arm.")] = 16,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Each has patients and a general model of its own.")] = 5,
     width: Annotated[int, typer.Option("--width", min=1, help="Of the general models.")] = 16,
+    only: Annotated[
+        Withdrawal | None, typer.Option("--only", help="Make this withdrawal of each wearer; default all four.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write JSON here, or Markdown to FILE.md.")] = None,
 ) -> None:
@@ -42,7 +47,7 @@ def calibrate(
             people = max(LEAST_COHORT, 8 * patients * seeds)
             with progress("writing a synthetic cohort", record_count(people)) as tell:
                 write_cohort(data, patients=people, seed=0, progress=tell)
-        plan = Plan(data, patients=patients, copies=copies, seeds=seeds, width=width)
+        plan = Plan(data, patients=patients, copies=copies, seeds=seeds, width=width, only=(only,) if only else ())
         result = calibrate(plan, scratch=Path(folder) / "scratch", progress=progress)
     if out is not None:
         text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(result, indent=2) + "\n"

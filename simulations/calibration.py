@@ -45,6 +45,7 @@ class Plan:
         copies: K, an arm.
         seeds: worlds: patients, general model and copies of their own.
         width: of the general models.
+        only: the withdrawals that are made, such as "class"; () makes all of `calibration_jobs.withdrawals`.
     """
 
     data: Path
@@ -52,6 +53,7 @@ class Plan:
     copies: int = 16
     seeds: int = 5
     width: int = 16
+    only: tuple[str, ...] = ()
 
 
 class Result(TypedDict):
@@ -173,7 +175,8 @@ def _withdrawals(plan: Plan, scratch: Path) -> Iterable[tuple[int, int, str]]:
     for seed in range(plan.seeds):
         for number, wearer in enumerate(_wearers(plan, scratch, seed)):
             for withdrawal in withdrawals(wearer):
-                yield seed, number, withdrawal
+                if not plan.only or withdrawal in plan.only:
+                    yield seed, number, withdrawal
 
 
 def _answer(plan: Plan, scratch: Path, seed: int, number: int, withdrawal: str) -> _Answer:

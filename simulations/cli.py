@@ -17,7 +17,7 @@ import typer
 from server.certificate_cli import certificate, keys
 from server.cli import devices, jobs, patients
 from server.ledger_cli import ledger
-from shared.errors import LetheError, WorkspaceError, plainly
+from shared.errors import AuditError, LetheError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
 from shared.terminal import show
 from simulations.audit_cli import app as audit
@@ -128,12 +128,22 @@ def run(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: Jso
 
 
 def _conclude(result: dict[str, Any], *, as_json: bool) -> None:
-    """Print a run's summary: the tables, then lines that can be copied."""
+    """Print a run's summary: the tables, then lines that can be copied.
+
+    Raises:
+        AuditError: the auditor's verdict on a withdrawal is FAIL.
+    """
     from simulations import summary
 
     show(result, as_json=as_json, render=lambda: summary.render(result))
     if not as_json:
         show(result, as_json=False, render=lambda: summary.closing(result))
+    refused = summary.refused(result)
+    if refused:
+        raise AuditError(
+            f"the auditor's verdict is FAIL on {', '.join(refused)}: no certificate is issued, the report says why, "
+            "and the next run tries again"
+        )
 
 
 @app.command()

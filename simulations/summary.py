@@ -117,6 +117,12 @@ def closing(result: Row) -> str:
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
 
 
+def refused(result: Row) -> list[str]:
+    """Return the jobs whose verdict is FAIL, with the pseudonyms."""
+    failed = [row for row in result["withdrawals"] if row["verdict"] and row["verdict"]["verdict"] == "FAIL"]
+    return [f"{row['job']} of {row['pseudonym']}" for row in failed]
+
+
 def _ending(row: Row, report: Path) -> list[str]:
     """Return what is told of the end of a withdrawal: where its certificate is, or why there is none."""
     who = f"{row['job']} of {row['pseudonym']}"

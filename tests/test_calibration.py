@@ -16,6 +16,7 @@ from shared.package import Public
 from shared.personalisation import Frozen
 from shared.settings import Settings, Unlearning
 from shared.unlearning.case import Case
+from simulations.calibration import Plan, _withdrawals
 from simulations.calibration_data import MODEL, PUBLIC, TRAINED_SEGMENTS, Wearer, build_world, cut, wearers_of
 from simulations.calibration_jobs import OVER, PLANTED, QUESTIONS, audit, bytes_hold, judged, overforget, withdrawals
 from simulations.calibration_table import COLUMNS, markdown, row
@@ -185,6 +186,14 @@ def test_what_is_not_as_expected_is_said_to_be_missed(expected, jobs, levels, ho
     lines = markdown([found]).splitlines()
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == len(COLUMNS) + 1
     assert lines[2].endswith(f"| {holds} |")
+
+
+def test_a_smoke_audit_makes_one_withdrawal_of_each_wearer(folders):
+    data, folder = folders
+    plan = Plan(data, patients=4, copies=2, seeds=1, width=2)
+    assert len(list(_withdrawals(plan, folder))) > 8
+    smoke = replace(plan, only=("class",))
+    assert list(_withdrawals(smoke, folder)) == [(0, number, "class") for number in range(4)]
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import json
 import pytest
 from rich.console import Console
 
+from shared.errors import AuditError
 from simulations import scenarios, summary
+from simulations.cli import _conclude
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +122,20 @@ def test_nothing_is_cut_at_80_columns(result):
 
 def test_a_narrow_terminal_is_no_reason_to_fail(result):
     assert printed({**result, "withdrawals": [WITHDRAWAL]}, width=40)
+
+
+@pytest.mark.parametrize("verdict", ["PASS", "INCONCLUSIVE", None])
+def test_a_run_without_a_refusal_ends_well(result, verdict, capsys):
+    row = {**WITHDRAWAL, "verdict": verdict and {"verdict": verdict}}
+    _conclude({**result, "withdrawals": [row]}, as_json=False)
+    assert "Withdrawals" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_run_that_ends_with_a_refusal_prints_all_and_says_so_by_its_exit_code(result, as_json, capsys):
+    failed = {**WITHDRAWAL, "state": "FAILED", "reason": "x", "certificate": None, "verdict": {"verdict": "FAIL"}}
+    with pytest.raises(AuditError, match=r"FAIL on j-1 of p-0badcafe: no certificate") as raised:
+        _conclude({**result, "withdrawals": [WITHDRAWAL, failed]}, as_json=as_json)
+    assert raised.value.exit_code == 4
+    printed = capsys.readouterr().out
+    assert len(json.loads(printed)["withdrawals"]) == 2 if as_json else "Withdrawals" in printed
