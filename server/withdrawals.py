@@ -94,6 +94,7 @@ def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
             run.devices,
             asked,
             run.settings,
+            methods=parse_methods(run.settings.unlearning.methods),
             copies=copies,
             seeds=seeds,
             run=run.name,
@@ -109,6 +110,7 @@ def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
             run.devices,
             again,
             run.settings,
+            methods=sorted({found[job.id].method for job in again}),  # the others are not in question any more
             copies=CONFIRMATION * copies,
             seeds=seeds,
             run=run.name,
