@@ -43,7 +43,9 @@ def whoami(message: Message, context: Context) -> Message:
     store, pseudonym = _store(context), ""
     with suppress(DataError):
         pseudonym = _feed(context).pseudonym
-    identity = Identity(_slot(context), pseudonym, store.package, store.state.model, code_version())
+    identity = Identity(
+        _slot(context), pseudonym, store.package, store.state.model, code_version(), store.package_in_use
+    )
     return Message(write(identity), reply_to=message)
 
 

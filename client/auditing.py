@@ -77,7 +77,8 @@ def verify(store: Store, request: VerifyRequest, *, slot: int) -> VerifyReply:
 def _fresh(store: Store, request: VerifyRequest) -> str:
     """Return the digest of a personal model made anew of the recordings on the disk; of none, the general model's."""
     general, public = open_general(store, store.state.general)
-    own = Own.of(store.recordings(), held_out=request.personalisation.held_out)
+    recordings = [recording for recording in store.recordings() if recording.id not in request.barred]
+    own = Own.of(recordings, held_out=request.personalisation.held_out)
     return model_digest(personalise(general, own.training, public, request.personalisation).model)
 
 

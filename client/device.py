@@ -68,7 +68,9 @@ def make_personal(
     What an unlearning method served stays in use, exact or not, until general model, records or settings change.
     """
     if blobs:
-        store.install(Package.from_blobs(blobs, expected=request.general))
+        package = Package.from_blobs(blobs, expected=request.general)
+        Public.from_bytes(package.public)  # a damaged one must not take a sound one's place
+        store.install(package)
     if store.package != request.package:
         return PersonaliseReply(slot, "refused", f"the package of general model {request.general[:12]} is not here")
     left_out = _synchronise(store, feed, request.records)

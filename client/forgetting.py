@@ -155,9 +155,9 @@ def prepare(store: Store, request: UnlearnRequest | AuditRequest, gone: Collecti
         raise DataError(f"{store.model_path} is missing or damaged, or it is not known which model it is")
     recordings, share = store.recordings(), request.personalisation.held_out
     before = Own.of(recordings, held_out=share)
-    forgotten = _from_records(before, gone)
+    forgotten, barred = _from_records(before, gone), _from_records(before, set(request.barred) - set(gone))
     members = ~before.held & forgotten
-    kept = tuple(recording for recording in recordings if recording.id not in gone)
+    kept = tuple(recording for recording in recordings if recording.id not in {*gone, *request.barred})
     after = Own.of(kept, held_out=share)
     general, public = open_general(store, store.state.general)
     case = Case(
@@ -171,10 +171,11 @@ def prepare(store: Store, request: UnlearnRequest | AuditRequest, gone: Collecti
         frozen=Frozen(general, public, request.personalisation),
     )
     never_seen = before.held.clone()
-    never_seen[~forgotten] &= after.held  # fewer records are split anew
+    never_seen &= ~barred
+    never_seen[~forgotten & ~barred] &= after.held  # fewer records are split anew
     if request.scope == "records":
         never_seen &= ~forgotten
-    return Withdrawal(case, before.all[never_seen], kept, before.training, bool(members.any()))
+    return Withdrawal(case, before.all[never_seen], kept, before.all[~before.held & ~barred], bool(members.any()))
 
 
 def _from_records(own: Own, records: Collection[str]) -> torch.Tensor:

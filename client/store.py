@@ -34,6 +34,7 @@ from shared.files import flush_folder, write_atomically
 from shared.model import digest
 from shared.package import MODEL, Package
 from shared.training import Examples
+from shared.version import code_version
 
 BUNDLE = "bundle.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -143,6 +144,11 @@ class Store:
         """Return the fingerprint of the newest package of a general model that is sound, or "" for none."""
         sound = self.packages()
         return sound[-1].fingerprint if sound else ""
+
+    @property
+    def package_in_use(self) -> str:
+        """Return the fingerprint of the package that the model in use was made of, or "" where none is sound."""
+        return next((one.fingerprint for one in self.packages() if one.digest == self.state.general), "")
 
     def packages(self) -> list[Package]:
         """Return the packages whose weights are sound; the one in use first, because it is the older of two."""
@@ -266,8 +272,8 @@ class Store:
 
 
 def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:
-    """Return a digest of everything a personal model depends on."""
-    made_of = hashlib.sha256(f"{general}{settings!r}".encode())
+    """Return a digest of everything a personal model depends on, the code that makes it included."""
+    made_of = hashlib.sha256(f"{general}{settings!r}{code_version()}".encode())
     for recording in recordings:
         made_of.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
     return made_of.hexdigest()

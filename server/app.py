@@ -5,6 +5,7 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 """
 
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from server.general import Trained, is_stale, open_corpus, train_general
 from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
-from server.rows import DUE
+from server.rows import DUE, Role
 from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
@@ -30,6 +31,8 @@ from shared.unlearning import parse_methods
 from shared.version import code_version
 
 app = ServerApp()
+
+PUBLIC_ROLES: tuple[Role, ...] = ("corpus", "control")
 
 
 @app.main()
@@ -98,14 +101,36 @@ def refresh(run: Run) -> Trained:
     is to give account of.
     """
     while True:
-        with run.progress.phase("general") as tell:
-            trained = train_general(run.workspace, run.registry, run.settings, tell=tell)
+        trained = _train(run)
         unlearn(run, only_new=True)
-        if is_stale(run.workspace, run.registry, run.settings):
+        if trained is None or is_stale(run.workspace, run.registry, run.settings):
             continue
         passed_over = personalise(run, trained)
         if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
             return trained
+
+
+class _Withdrawn(Exception):
+    """A patient of the corpus, or a control, has withdrawn while the general model was being trained."""
+
+
+def _train(run: Run) -> Trained | None:
+    """Train the general model, or return None once an epoch ends on records without consent."""
+
+    def consented() -> set[str]:
+        return {row.id for role in PUBLIC_ROLES for row in run.registry.records(role=role)}
+
+    with run.progress.phase("general") as tell:
+        allowed = consented()
+
+        def watch(done: int, epochs: int) -> None:
+            tell(done, epochs)
+            if allowed - consented():
+                raise _Withdrawn
+
+        with suppress(_Withdrawn):
+            return train_general(run.workspace, run.registry, run.settings, tell=watch)
+    return None
 
 
 def personalise(run: Run, trained: Trained) -> bool:
@@ -140,7 +165,7 @@ def personalise(run: Run, trained: Trained) -> bool:
     for slot, reply in found.items():
         if reply.status == "ok":
             node, identity = run.devices[slot]
-            run.devices[slot] = node, replace(identity, package=package.fingerprint)
+            run.devices[slot] = node, replace(identity, package=package.fingerprint, in_use=package.fingerprint)
         if reply.personal:
             _enter_model(run, trained, owners[slot], reply)
     return bool(passed_over)

@@ -73,6 +73,7 @@ def _request(run: Run, job: Job, told: UnlearnReply) -> VerifyRequest:
         personalisation=run.settings.personalisation,
         exact=method in EXACT and job.scope == "records" and told.after not in ("", told.general),
         white_box=run.settings.audit.white_box,
+        barred=run.barred(job),
     )
 
 

@@ -22,13 +22,13 @@ from torch.optim.swa_utils import AveragedModel
 from server.crops import Crops, Rows
 from server.enrolment import FACT
 from server.registry import Registry
-from server.versions import keep_only, lineage_of, publish, told_of
+from server.versions import is_whole, keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
 from shared.errors import DataError, UsageError, WorkspaceError
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
-from shared.package import MODEL, Package, Public
+from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Record, Signals, for_task, index, load
 from shared.ptbxl_tables import unlisted
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings, Task
@@ -152,7 +152,7 @@ def _sound(workspace: Workspace, registry: Registry, settings: Settings) -> list
         allowed = open_corpus(workspace, registry, settings).signals.digest
     except (DataError, WorkspaceError):
         return []
-    return [folder for folder, told in about.items() if told.get("data") == allowed and (folder / MODEL).exists()]
+    return [folder for folder, told in about.items() if told.get("data") == allowed and is_whole(folder)]
 
 
 def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:

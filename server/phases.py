@@ -41,6 +41,7 @@ Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, AuditReply, Unl
 ReplyOfJob = TypeVar("ReplyOfJob", AuditReply, UnlearnReply)
 Devices = Mapping[int, tuple[int, Identity]]
 Tell = Callable[[int, int], None]
+Barred = Callable[[Job], tuple[str, ...]]
 
 WAIT_FOR_NODES_S = 180.0
 ANSWER_S = 1800.0
@@ -132,6 +133,7 @@ def audit(
     methods: Sequence[str],
     copies: int,
     seeds: Mapping[str, int],
+    barred: Barred,
     run: str,
     answer_s: float,
     tell: Tell,
@@ -149,9 +151,10 @@ def audit(
             copies=copies,
             epsilon_sd=settings.audit.epsilon_sd,
             seed=seeds[job.id],
+            barred=barred(job),
         )
 
-    requests = {devices[job.slot][0]: partial(write, request(job)) for job in jobs}
+    requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
     answers = _ask(grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell)
     return _by_job(devices, jobs, answers)
 
@@ -167,6 +170,7 @@ def unlearn(
     answer_s: float,
     tell: Tell,
     retrain: Collection[int],
+    barred: Barred,
 ) -> dict[str, UnlearnReply]:
     """Push unlearning rounds for jobs of different devices: job id -> the device's acknowledgement.
 
@@ -184,9 +188,10 @@ def unlearn(
             unlearning=settings.unlearning,
             epsilons_sd=numbers(settings.probe.epsilons_sd),
             retrain=job.slot in retrain,
+            barred=barred(job),
         )
 
-    requests = {devices[job.slot][0]: partial(write, request(job)) for job in jobs}
+    requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
     answers = _ask(grid, requests, UNLEARN, UnlearnReply, group=run, answer_s=answer_s, tell=tell)
     return _by_job(devices, jobs, answers)
 
@@ -234,6 +239,11 @@ def models_in_use(grid: Grid, devices: Devices, slots: Iterable[int], *, run: st
     requests = {devices[slot][0]: partial(write, Whoami(run)) for slot in slots}
     answers = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
     return {slot: identity.personal for slot, identity in _by_slot(devices, answers).items()}
+
+
+def _written(request: Callable[[Job], object], job: Job) -> RecordDict:
+    """Return a request as it is sent, made at that moment: patients withdraw meanwhile."""
+    return write(request(job))
 
 
 def _by_job(devices: Devices, jobs: Sequence[Job], answers: Mapping[int, ReplyOfJob]) -> dict[str, ReplyOfJob]:

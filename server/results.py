@@ -164,8 +164,11 @@ def figures(model: ResNet34, control: Examples, corpus: Corpus, settings: Settin
     turned = (clean == labels) & (predictions[strength] != labels)
     shown = int(turned.argmax())  # the first segment that the attack turns, else the first
     segment = control.segments[shown].numpy()
+    record = record_of(corpus, segment)
+    if not record:  # the patient has withdrawn while the run went on
+        return {}
     return {
-        "record": np.array(record_of(corpus, segment)),
+        "record": np.array(record),
         "clean": segment,
         "adversarial": attacked[strength][shown].numpy(),
         "epsilon_sd": np.array(epsilons[strength]),

@@ -59,6 +59,11 @@ class Run:
     tried: set[str] = field(default_factory=set)
     answer_s: float = phases.ANSWER_S
 
+    def barred(self, job: Job) -> tuple[str, ...]:
+        """Return the patient's records without consent that this job does not name, but another one."""
+        rows = self.registry.records(job.patient, consented_only=False)
+        return tuple(row.id for row in rows if row.withdrawn and row.id not in job.records)
+
     @property
     def unlearned(self) -> list[tuple[Job, UnlearnReply]]:
         """Return the jobs that devices acknowledged in this run."""

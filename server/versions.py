@@ -6,10 +6,12 @@ What was made of records that may no longer be used does not linger. Training is
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shared.errors import DataError
 from shared.files import flush_folder, write_atomically
 from shared.package import MODEL, Package
 from shared.ptbxl import Signals
@@ -37,17 +39,16 @@ def keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
     """Remove the models that were made of other records, and return the one of this very lineage, if it is there.
 
     As in the signals' cache, what was made of records that may no longer be used does not linger: a package
-    holds public segments. The weights go first, so that a folder with weights is complete.
+    holds public segments. A damaged package goes too. The weights go first, so that a folder with weights is complete.
     """
     found = None
     for folder in models.iterdir():
         about = told_of(folder)
-        whole = (folder / MODEL).exists()
-        if about.get("data") != lineage["data"] or not whole:
+        if about.get("data") != lineage["data"] or not is_whole(folder):
             (folder / MODEL).unlink(missing_ok=True)
             flush_folder(folder)
             shutil.rmtree(folder)
-        elif about["key"] == lineage["key"]:
+        elif about.get("key") == lineage["key"]:
             found = folder
     return found
 
@@ -55,8 +56,18 @@ def keep_only(models: Path, lineage: dict[str, Any]) -> Path | None:
 def told_of(folder: Path) -> dict[str, Any]:
     """Return a kept model's lineage, or nothing where it was not written to the end."""
     path = folder / "lineage.json"
-    about: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return about
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether every part of a kept package, the public segments too, is as it was published."""
+    with suppress(DataError):
+        return Package.open(folder).fingerprint == told_of(folder).get("package")
+    return False
 
 
 def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
@@ -67,6 +78,7 @@ def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dic
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).unlink(missing_ok=True)
     flush_folder(folder)
-    write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
+    told = lineage | {"package": package.fingerprint}
+    write_atomically(folder / "lineage.json", json.dumps(told, indent=2).encode())
     write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
     package.save(folder)

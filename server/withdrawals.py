@@ -25,6 +25,7 @@ from shared.version import code_version
 def unlearn(run: Run, *, only_new: bool = False) -> None:
     """Carry out the jobs that are due, one a device at a time; `only_new` leaves out those that were tried already."""
     waiting = [job for job in run.registry.jobs(DUE) if not only_new or job.id not in run.tried]
+    waiting.sort(key=lambda job: job.state not in UNFORGOTTEN)  # whoever only waits for a verdict can wait
     run.tried |= {job.id for job in waiting}
     while waiting:
         first = {job.slot: job.id for job in reversed(waiting)}
@@ -52,6 +53,7 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
             methods,
             run.settings,
             retrain=retrain,
+            barred=run.barred,
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,
@@ -73,7 +75,7 @@ def _may_train(run: Run, jobs: Sequence[Job]) -> set[int]:
     The hospital's newest model is no measure: a device that has not been sent it yet still learns from the old one.
     """
     sound = sound_packages(run.workspace, run.registry, run.settings) if jobs else set()
-    return {job.slot for job in jobs if run.devices[job.slot][1].package in sound | {""}}
+    return {job.slot for job in jobs if run.devices[job.slot][1].in_use in sound | {""}}
 
 
 def awaits(run: Run, patient: str) -> bool:
@@ -97,6 +99,7 @@ def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
             methods=parse_methods(run.settings.unlearning.methods),
             copies=copies,
             seeds=seeds,
+            barred=run.barred,
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,
@@ -113,6 +116,7 @@ def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
             methods=sorted({found[job.id].method for job in again}),  # the others are not in question any more
             copies=CONFIRMATION * copies,
             seeds=seeds,
+            barred=run.barred,
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,

@@ -21,7 +21,7 @@ class AuditRequest:
 
     Attributes:
         job: the unlearning job's id.
-        scope, records, methods, personalisation, unlearning: as in `UnlearnRequest`.
+        scope, records, methods, personalisation, unlearning, barred: as in `UnlearnRequest`.
         copies: K, how many copies an arm.
         epsilon_sd: strength of the attack, in standard deviations of a lead.
         seed: of the copies; arms never share one.
@@ -36,6 +36,7 @@ class AuditRequest:
     copies: int
     epsilon_sd: float
     seed: int
+    barred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class VerifyRequest:
 
     Attributes:
         records: what is to be gone.
+        barred: as in `UnlearnRequest`; the fresh copy is not made of them.
         personalisation: how a fresh copy is made.
         exact: whether to make one and compare bytes.
         white_box: whether the served weights come along, for the server's memory alone.
@@ -92,6 +94,7 @@ class VerifyRequest:
     personalisation: Personalisation
     exact: bool
     white_box: bool
+    barred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def folder_beside(final: Path, *, mode: int = 0o777) -> Iterator[Path]:
 
     It is locked while its process lives. Folders that killed processes left beside the same place go first.
     """
-    for left in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+    for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.partial"):
         with _locked(left) as ours:
             if ours:
                 shutil.rmtree(left, ignore_errors=True)

@@ -35,8 +35,10 @@ class Identity:
 
     Attributes:
         pseudonym: "" when its feed cannot be read.
-        package: fingerprint of the general model's package on the device, "" for none.
+        package: fingerprint of the newest package of a general model on the device, "" for none.
         personal: digest of the model in use, "" for none.
+        in_use: fingerprint of the package that the model in use was made of, "" for none; the older of two, where
+            the device was stopped between receiving a version and using it.
     """
 
     slot: int
@@ -44,6 +46,7 @@ class Identity:
     package: str
     personal: str
     code: str
+    in_use: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class UnlearnRequest:
         serve: which of them the device serves.
         retrain: whether a model may be made; False while the general model itself holds withdrawn data, then the
             device only erases and serves the general model until it gets a new one.
+        barred: the patient's other records without consent, which a later request of another job erases; nothing is
+            made of them meanwhile.
     """
 
     job: str
@@ -160,6 +165,7 @@ class UnlearnRequest:
     unlearning: Unlearning
     epsilons_sd: tuple[float, ...]
     retrain: bool
+    barred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

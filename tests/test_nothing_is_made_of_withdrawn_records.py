@@ -1,0 +1,131 @@
+"""From a withdrawal on nothing is made of its records, also while another job of the patient is carried out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fleet import TINY
+from test_auditing import audit_of, verify_of
+from test_forgetting import MIDDLE, NEW, OLD, personalised, request
+
+from client import auditing
+from client.auditing import audit, verify
+from client.forgetting import forget
+from server import app, general
+from server.run import Run
+from shared import shadows
+from shared.package import Package
+from shared.unlearning import exact
+
+
+@pytest.fixture
+def learnt_from(monkeypatch) -> list[set[bytes]]:
+    """The first values of every segment that a copy is made of, one set a copy."""
+    found: list[set[bytes]] = []
+    for module in (shadows, exact, auditing):
+        make = module.personalise
+
+        def watched(start, own, *rest, make=make, **options):
+            found.append({segment[0, :8].numpy().tobytes() for segment in own.segments})
+            return make(start, own, *rest, **options)
+
+        monkeypatch.setattr(module, "personalise", watched)
+    return found
+
+
+def starts(store, record) -> set[bytes]:
+    (found,) = (one for one in store.recordings() if one.id == record)
+    return {np.ascontiguousarray(segment[0, :8]).tobytes() for segment in found.segments}
+
+
+def test_a_device_makes_nothing_of_the_records_of_a_job_that_waits(tmp_path, package, public, learnt_from, fleet):
+    store = personalised(tmp_path / "device", package, public, (OLD, MIDDLE, NEW))
+    waiting = starts(store, MIDDLE)
+    settings = replace(fleet.settings, personalisation=TINY.personalisation)
+    fleet.settings = settings
+    reply = audit(store, replace(audit_of(fleet, OLD), barred=(MIDDLE,)), slot=0)
+    assert reply.status == "ok"
+    first = forget(store, replace(request(OLD), barred=(MIDDLE,)), slot=0)
+    looked = verify(store, replace(verify_of(fleet, OLD), barred=(MIDDLE,)), slot=0)
+    assert looked.fresh == looked.served == first.after
+    assert len(learnt_from) > 4
+    assert not any(made & waiting for made in learnt_from)
+    second = forget(store, replace(request(MIDDLE), job="j-2"), slot=0)
+    assert second.after == first.after  # there was nothing left of it in the model
+    assert store.record_ids() == (NEW,)
+
+
+def test_two_withdrawals_of_one_patient_are_both_out_of_the_first_model(fleet, learnt_from):
+    patient = fleet.with_several_records()
+    records, store = fleet.records(patient), fleet.store(patient)
+    gone = starts(store, records[1])
+    jobs = [fleet.registry.withdraw(patient.id, records=[record])[0] for record in records[:2]]
+    run = fleet.run()
+    assert {fleet.registry.job(job.id).state for job in jobs} == {"CERTIFIED"}
+    first, second = (run.withdrawals[job.id].reply for job in jobs)
+    assert first.after == second.after
+    assert sum(bool(made & gone) for made in learnt_from) <= fleet.settings.audit.copies  # only its own job's audit
+
+
+def test_a_patient_who_takes_everything_back_record_by_record_is_trained_on_no_more(fleet):
+    patient = fleet.with_several_records()
+    records = fleet.records(patient)
+    fleet.registry.withdraw(patient.id, records=records[:1])
+    fleet.registry.withdraw(patient.id)
+    run = fleet.run()
+    assert {reply.after for _, reply in run.unlearned} == {fleet.store(patient).state.general}
+    assert {job.state for job in fleet.registry.jobs()} == {"CERTIFIED"}
+
+
+def test_a_device_that_was_stopped_before_using_a_new_version_trains_on_neither(fleet):
+    """It has two packages, and the one in use holds a corpus patient who has withdrawn."""
+    patient = fleet.with_several_records()
+    fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
+    trained = general.train_general(fleet.workspace, fleet.registry, fleet.settings, tell=lambda *_: None)
+    store = fleet.store(patient)
+    store.install(Package.open(fleet.workspace.models / trained.digest))
+    fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
+    run = fleet.run()
+    ((_, reply),) = run.unlearned
+    assert reply.methods == ()
+    assert "remade" in reply.reason
+
+
+def test_training_stops_when_a_corpus_patient_withdraws(fleet, monkeypatch):
+    epochs: list[int] = []
+    patient = fleet.registry.patients("corpus")[0]
+
+    def watched(workspace, registry, settings, *, tell):
+        def told(done, of):
+            epochs.append(done)
+            if len(epochs) == 1:
+                fleet.registry.withdraw(patient.id)
+            tell(done, of)
+
+        return general.train_general(workspace, registry, settings, tell=told)
+
+    monkeypatch.setattr(app, "train_general", watched)
+    run: Run = fleet.run(fleet.settings.with_values({"general.seed": 7, "general.epochs": 3}))
+    assert epochs == [1, 1, 2, 3]  # the first training ended with its first epoch
+    assert run.personal
+
+
+@pytest.mark.parametrize("damage", ["a byte", "the end"])
+def test_a_damaged_package_of_the_hospital_reaches_no_device_and_is_made_anew(fleet, damage):
+    patient = fleet.wearers()[0]
+    state = fleet.store(patient).state
+    path = fleet.workspace.models / state.general / "public.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage == "a byte" else whole[:-1000])
+    fleet.run()
+    assert path.read_bytes() == whole
+    assert fleet.store(patient).state.model == state.model
+    assert (fleet.store(patient).general_folder(state.general) / "public.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"data": 1}'])
+def test_a_lineage_that_cannot_be_read_is_no_model_s(fleet, content):
+    (folder,) = fleet.workspace.models.iterdir()
+    (folder / "lineage.json").write_text(content)
+    trained = general.train_general(fleet.workspace, fleet.registry, fleet.settings, tell=lambda *_: None)
+    assert (trained.digest, trained.reused) == (folder.name, False)
