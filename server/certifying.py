@@ -118,7 +118,7 @@ def _verdict(
         general=told.general,
         lineage_clean=_is_clean(run, job, told.general),
         exact=method in EXACT,
-        weights=looked.weights,
+        weights=(looked.weights or "") if run.settings.audit.white_box else None,
     )
     first, second = (*looks.replies, None, None)[:2]
     verdict = judge_job(
@@ -154,6 +154,13 @@ def _is_clean(run: Run, job: Job, general: str) -> bool:
     return ours and all(patient == job.patient for patient, _ in others)
 
 
+def _of_earlier(statistics: Verdict, *, looks: int) -> Verdict:
+    """Return what bytes that hold come to beside earlier statistics; one refuting look decides nothing."""
+    if statistics != "FAIL":
+        return "PASS"
+    return "FAIL" if looks > 1 else "INCONCLUSIVE"
+
+
 def _with_earlier(verdict: JobVerdict, earlier: JobVerdict | None) -> JobVerdict:
     """Return the verdict with the statistics of an earlier one of the same method, where nothing can be compared now.
 
@@ -165,8 +172,7 @@ def _with_earlier(verdict: JobVerdict, earlier: JobVerdict | None) -> JobVerdict
     if after is None:
         return verdict
     if verdict["bytes"]["holds"]:
-        refuted: Verdict = "FAIL" if after["verdict"] == "FAIL" and len(earlier["seeds"]) > 1 else "PASS"
-        outcome = refuted if verdict["exact"] else after["verdict"]
+        outcome = _of_earlier(after["verdict"], looks=len(earlier["seeds"])) if verdict["exact"] else after["verdict"]
     both: JobVerdict = {
         **verdict,
         "verdict": outcome,

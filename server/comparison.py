@@ -27,6 +27,7 @@ NEVER = "never"
 NOTHING = "nothing"
 CONTROL = "control"
 PRIMARY = "margin"  # fixed before the data
+MOST = 1e6  # in magnitude, of a reading: beyond, squares and exponentials are no numbers any more
 
 
 def check_reply(reply: AuditReply, *, job: str, slot: int) -> None:
@@ -175,8 +176,11 @@ def _readout(reply: AuditReply, arm: str, group: str) -> Readout:
         raise AuditError(f"{where}: the readings have different shapes, {_told(shapes)}; expected one shape")
     readout = Readout.of(readings)
     for name in shapes:
-        if bad := int((~np.isfinite(getattr(readout, name))).sum()):
-            raise AuditError(f"{where}: {bad} of {copies * segments} {name} are no finite numbers; nothing is judged")
+        if bad := int((~(np.abs(getattr(readout, name)) <= MOST)).sum()):
+            raise AuditError(
+                f"{where}: {bad} of {copies * segments} {name} are no numbers from {-MOST:g} to {MOST:g}; "
+                "nothing is judged"
+            )
     return readout
 
 

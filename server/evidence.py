@@ -9,6 +9,7 @@ Sources: in-toto attestation framework v1, statement and resource descriptor; DS
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from securesystemslib.exceptions import Error as EnvelopeError
 from server.statement import Statement
 from shared.errors import DataError
 
+_KEY = re.compile(r"[0-9a-f]{64}")
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MOST_BYTES = 1_000_000  # a certificate has a few thousand
 
@@ -76,6 +78,8 @@ def read(data: bytes) -> Envelope:
         raise DataError(f"the envelope holds {envelope.payload_type!r}, expected {PAYLOAD_TYPE!r}")
     if len(envelope.signatures) != 1:
         raise DataError(f"the envelope has {len(envelope.signatures)} signatures, expected 1")
+    if not all(isinstance(keyid, str) and _KEY.fullmatch(keyid) for keyid in envelope.signatures):
+        raise DataError("the signature names no key, expected 64 hex digits")
     if not same:
         raise DataError("the file is not byte for byte as it was issued: something was added, removed or rewritten")
     return envelope

@@ -125,6 +125,11 @@ class Registry(Inventory):
             one = _patient(connection, patient).id
             return history.names_of(connection, one)[one].subject
 
+    def name_of(self, job: Job) -> str:
+        """Return a job's name in the ledger; once its patient is forgotten, one that nobody can look up."""
+        with self._reading() as connection:
+            return history.names_of(connection, job.patient)[job.patient].of("job", job.id)
+
     def records(
         self, patient: str | None = None, *, role: Role | None = None, consented_only: bool = True
     ) -> list[RecordRow]:

@@ -89,7 +89,7 @@ def verify(
     (key,) = envelope.signatures
     findings = [form, signed, *content(statement, key=key), _validity(statement, now)]
     findings += [_file(statement, name, (files or {}).get(name)) for name in (BUNDLE, MODEL)]
-    return Report((*findings, _ledger(statement, ledger)), statement)
+    return Report((*findings, _ledger(statement, data, ledger)), statement)
 
 
 def content(statement: Statement, *, key: str) -> list[Finding]:
@@ -234,13 +234,19 @@ def _file(statement: Statement, name: str, data: bytes | None) -> Finding:
     return Finding(name, holds, words)
 
 
-def _ledger(statement: Statement, entries: Sequence[chain.Entry] | None) -> Finding:
+def _ledger(statement: Statement, data: bytes, entries: Sequence[chain.Entry] | None) -> Finding:
+    """Check the chain up to the certificate's head and after it, and that the issue of this very file is entered."""
     head = (statement.predicate.ledger.seq, statement.predicate.ledger.hash)
     if entries is None:
         return Finding("ledger", None, f"not given, not checked; its head was {head[0]}:{head[1][:16]}…")
     broken = chain.verify(entries, head=head)
+    issued = hashlib.sha256(data).hexdigest()
+    if not broken and not any(entry.kind == "certificate" and issued in entry.body for entry in entries):
+        return Finding("ledger", False, "whole, but it knows of no certificate with the sha256 of this file")
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     words = (
-        f"the ledger is broken: {broken[0].words}{more}" if broken else f"whole, and entry {head[0]} is as certified"
+        f"the ledger is broken: {broken[0].words}{more}"
+        if broken
+        else f"whole, entry {head[0]} is as certified, and the certificate is entered"
     )
     return Finding("ledger", not broken, words)

@@ -123,7 +123,7 @@ def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
         )
         for job_id, reply in second.items():
             found[job_id].replies.append(reply)
-            found[job_id].seeds.append(seeds[job_id])
+            found[job_id].seeds += [seeds[job_id]] if reply.status == "ok" else []
     return found
 
 
@@ -156,8 +156,11 @@ def _rung(run: Run, job: Job, reply: AuditReply | None, *, seed: int) -> str:
 
 
 def _seed(run: Run, job: Job, *, look: int) -> int:
-    """Return the seed of one look at one job; jobs share none."""
-    text = f"{run.settings.audit.seed} {job.id} {look}"
+    """Return the seed of one look at one job; jobs share none.
+
+    Verdict and ledger tell it, so it must not lead to the job: it is made of the job's name there, not of its id.
+    """
+    text = f"{run.settings.audit.seed} {run.registry.name_of(job)} {look}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 

@@ -1,5 +1,6 @@
 """The audit of a withdrawal: what a device trains and tells, and what the server makes of it."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from client.store import Store
 from server import auditor, certifying, keys
 from server.certificate import path_of
 from server.rows import Job, Patient
+from server.withdrawals import _seed
 from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.messages import Identity, read, write
 from shared.model import digest
@@ -300,6 +302,65 @@ def test_without_a_key_nothing_is_certified_and_the_run_goes_on(fleet, job):
     key.chmod(0o600)
     fleet.run()
     assert now(fleet, job).state == "CERTIFIED"
+
+
+def test_one_device_s_absurd_margins_hold_up_nobody_s_erasure(fleet, job):
+    other = next(patient for patient in fleet.wearers() if patient.slot != job.slot)
+    (second,) = fleet.registry.withdraw(other.id)
+
+    def answer(message: Message) -> Message:
+        reply = audit(fleet.store(fleet.wearer(job.slot)), read(AuditRequest, message), slot=job.slot)
+        forgotten = reply.arms["exact"]["forgotten"]
+        absurd = replace(forgotten, margins=tuple((1e200, *row[1:]) for row in forgotten.margins))
+        arms = {**reply.arms, "exact": {**reply.arms["exact"], "forgotten": absurd}}
+        return Message(write(replace(reply, arms=arms)), reply_to=message)
+
+    fleet.grid.apps[FIRST_NODE + job.slot] = answering("audit", answer)
+    fleet.run()
+    assert now(fleet, second).state == "CERTIFIED"
+    assert fleet.store(other).record_ids() == ()
+    assert not set(job.records) & set(fleet.store(fleet.wearer(job.slot)).record_ids())
+
+
+def test_an_audit_s_seed_leads_to_no_job_once_the_patient_is_forgotten(fleet):
+    patient = fleet.wearers()[0]
+    (job,) = fleet.registry.withdraw(patient.id)
+    run = fleet.run()
+    (seed,) = run.withdrawals[job.id].verdict["seeds"]
+    guesses = (f"{fleet.settings.audit.seed} {word} 0" for word in (job.id, patient.id, patient.pseudonym))
+    assert seed not in {int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in guesses}
+    assert _seed(run, job, look=0) != seed  # the salt is gone, and with it the way from the job to its seed
+
+
+@pytest.mark.parametrize("second", ["refuses", "is silent"])
+def test_one_look_that_refutes_and_no_second_one_is_never_a_pass(fleet, job, second, monkeypatch):
+    decide, store = auditor._decide, fleet.store(fleet.wearer(job.slot))
+    monkeypatch.setattr(auditor, "_decide", lambda *given, exact: "FAIL" if exact else decide(*given, exact=exact))
+
+    def answer(message: Message) -> Message:
+        if asked(message)["copies"] > fleet.settings.audit.copies:
+            if second == "is silent":
+                raise RuntimeError("no answer")
+            return Message(write(AuditReply(job.id, job.slot, "refused", "too hot")), reply_to=message)
+        return Message(write(audit(store, read(AuditRequest, message), slot=job.slot)), reply_to=message)
+
+    fleet.grid.apps[FIRST_NODE + job.slot] = answering("audit", answer)
+    for _ in range(2):
+        run = fleet.run()
+        verdict = run.withdrawals[job.id].verdict
+        assert (verdict["verdict"], len(verdict["seeds"])) == ("INCONCLUSIVE", 1)
+        assert now(fleet, job).state == "FAILED"
+
+
+def test_in_white_box_mode_a_device_that_sends_no_weights_is_not_certified(fleet, job):
+    def answer(message: Message) -> Message:
+        honest = verify(fleet.store(fleet.wearer(job.slot)), read(VerifyRequest, message), slot=job.slot)
+        return Message(write(honest), reply_to=message)
+
+    fleet.grid.apps[FIRST_NODE + job.slot] = answering("verify", answer)
+    run = fleet.run(fleet.settings.with_values({"audit.white_box": True}))
+    assert run.withdrawals[job.id].verdict["verdict"] == "FAIL"
+    assert now(fleet, job).state == "FAILED"
 
 
 @pytest.mark.parametrize("kind", ["query.audit", "query.verify"])

@@ -159,6 +159,7 @@ BROKEN = {
     "no controls": without(answer(), "never", "control"),
     "margins that are no numbers": changed(answer(), "finetune", "forgotten", margins=NAN),
     "a noised margin that is infinite": changed(answer(), "never", "control", noised=((float("inf"),) * 30,) * 16),
+    "a margin beyond all measure": changed(answer(), "finetune", "forgotten", margins=((1e200,) * 4,) * 16),
     "an entropy less": changed(answer(), "finetune", "forgotten", entropy=((1.0,) * 4,) * 15),
     "ragged rows": changed(answer(), "finetune", "forgotten", margins=((1.0,) * 4,) * 15 + ((1.0,) * 3,)),
     "margins missing": changed(answer(), "finetune", "forgotten", margins=()),

@@ -170,6 +170,10 @@ def test_a_truncated_file_is_no_certificate(hospital, data, length):
         b"\xff\xfe",
         b" " * 2_000_000,
         '{"payload": "\ud800"}'.encode("utf-8", "surrogatepass"),
+        *(
+            b'{"payload":"","payloadType":"application/vnd.in-toto+json","signatures":[{"keyid":%s,"sig":""}]}' % keyid
+            for keyid in (b"5", b"null", b'"\\ud800"', b'"\\r\\u001b[2KAccepted: ok"', b'""')
+        ),
     ],
 )
 def test_what_is_no_certificate_is_named_so(hospital, content):
@@ -263,8 +267,12 @@ def test_the_ledger_must_still_have_the_entry_that_was_its_head(tmp_path):
         entries.append(following(last, at=f"2026-03-0{number + 1}", kind="run", subject="", body={"n": number}))
     hospital.head = (entries[2].seq, entries[2].hash)
     data = hospital.issue().read_bytes()
-    holds = {"whole": entries, "cut off after it": entries[:3]}
+    body = {"detail": {"certificate": {"sha256": digest(data)}}}
+    entries.append(following(entries[-1], at="2026-03-05", kind="certificate", subject="", body=body))
+    later = following(entries[-1], at="2026-03-06", kind="run", subject="", body={})
+    holds = {"whole": entries, "longer": [*entries, later]}
     breaks = {
+        "cut off before its issue was entered": entries[:4],
         "cut off before it": entries[:2],
         "one changed": [entries[0], replace(entries[1], body='{"n":9}'), *entries[2:]],
         "empty": [],

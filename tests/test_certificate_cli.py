@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from server import keys
+from server import history, keys
 from server.registry import Enrolment, Registry
 from server.workspace import Workspace
+from shared.model import digest
 from shared.settings import Settings
 from simulations import cli
 from simulations.cohort import write_cohort
@@ -50,6 +51,15 @@ def issued(hospital: Hospital, **values) -> Path:
     asked, erased = ((now - timedelta(hours=hours)).isoformat(timespec="milliseconds") for hours in (48, 1))
     reply = replace(acknowledgement(), unlearned_at=erased)
     return hospital.issue(job=job(requested_at=asked), acknowledgement=reply, **values)
+
+
+def entered(hospital: Hospital) -> Path:
+    """A certificate whose issue the hospital's ledger knows, as a run enters it."""
+    path = issued(hospital)
+    body = {"detail": {"certificate": {"sha256": digest(path.read_bytes())}}}
+    with Registry.open(hospital.workspace.registry_path) as registry, registry._writing() as connection:
+        history.append(connection, "certificate", body, at=datetime.now(UTC).isoformat())
+    return path
 
 
 @pytest.fixture
@@ -154,7 +164,7 @@ def test_a_key_that_is_none_gives_code_5(elsewhere, lethe, key):
 
 
 def test_in_a_workspace_its_own_keys_and_its_ledger_are_used(hospital, lethe):
-    path, home = issued(hospital), ("--home", hospital.workspace.home)
+    path, home = entered(hospital), ("--home", hospital.workspace.home)
     code, out, _ = lethe("certificate", "verify", path, *home, "--json")
     assert code == 0
     assert {check["check"]: check["holds"] for check in json.loads(out)["checks"]}["ledger"] is True
@@ -191,8 +201,16 @@ def test_a_job_without_a_certificate_is_named_with_code_2(hospital, lethe, name)
     assert "no job with a certificate" in err
 
 
+def test_what_a_stolen_key_signs_is_not_in_the_ledger(hospital, lethe):
+    entered(hospital)
+    forged = issued(hospital, run="never-happened")
+    code, _, err = lethe("certificate", "verify", forged, "--home", hospital.workspace.home)
+    assert code == 4
+    assert "knows of no certificate with the sha256 of this file" in err
+
+
 def test_rotation_needs_a_yes_and_old_certificates_go_on_verifying(hospital, lethe):
-    home, path = ("--home", hospital.workspace.home), issued(hospital)
+    home, path = ("--home", hospital.workspace.home), entered(hospital)
     before = keys.known(hospital.workspace.keys)[0].fingerprint
     assert lethe("keys", "rotate", *home)[0] == 2
     assert keys.known(hospital.workspace.keys)[0].fingerprint == before
