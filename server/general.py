@@ -121,6 +121,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         "metrics": evaluate(model, corpus.signals, corpus.validation),
         "majority": majority(corpus.signals.labels[corpus.validation]),
     }
+    lineage |= {"package": package.fingerprint}
     publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record, corpus.signals.left_out)

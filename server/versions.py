@@ -78,7 +78,6 @@ def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dic
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).unlink(missing_ok=True)
     flush_folder(folder)
-    told = lineage | {"package": package.fingerprint}
-    write_atomically(folder / "lineage.json", json.dumps(told, indent=2).encode())
+    write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
     write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
     package.save(folder)
