@@ -4,6 +4,7 @@ Each function takes the device's store and a request and returns the answer; `cl
 Flower, and `client/forgetting.py` is about withdrawals.
 """
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from client.export import export, largest_difference
 from client.sensor import Feed, Recording
-from client.store import Change, State, Store, examples, recipe
+from client.store import Change, State, Store, examples
 from shared.messages import GroupMargins, PersonaliseReply, PersonaliseRequest, ProbeReply, ProbeRequest
 from shared.model import ResNet34, digest, load, to_bytes
 from shared.package import TEMPLATE, Package, Public, load_general
 from shared.personalisation import SplitKind, accuracy, held_out_mask, personalise
 from shared.probing import Measured, probe
 from shared.training import Examples, join
+from shared.version import code_version
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
     return ProbeReply(
         slot, "ok", member=group(own.training), held_out=group(own.held_out), control=group(public.control)
     )
+
+
+def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:
+    """Return a digest of everything a personal model depends on, the code that makes it included."""
+    made_of = hashlib.sha256(f"{general}{settings!r}{code_version()}".encode())
+    for recording in recordings:
+        made_of.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
+    return made_of.hexdigest()
 
 
 def open_general(store: Store, version: str) -> tuple[ResNet34, Public]:

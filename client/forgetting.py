@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from client.device import Own, accuracy_or_none, change_to, compare, open_general
+from client.device import Own, accuracy_or_none, change_to, compare, open_general, recipe
 from client.sensor import Recording
-from client.store import BUNDLE, Change, State, Store, recipe
+from client.store import BUNDLE, Change, State, Store
 from shared.audit_messages import AuditRequest, VerifyRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest

@@ -15,7 +15,6 @@ same, the device counts as empty; should staged.json be, the change counts as ne
 Then the models are made anew, and the server, which got no answer, asks again for what is to be erased.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,7 +33,6 @@ from shared.files import flush_folder, write_atomically
 from shared.model import digest
 from shared.package import MODEL, Package
 from shared.training import Examples
-from shared.version import code_version
 
 BUNDLE = "bundle.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -269,14 +267,6 @@ class Store:
 
     def _recording(self, record: str) -> Path:
         return self.folder / "recordings" / f"{_safe(record)}.npz"
-
-
-def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:
-    """Return a digest of everything a personal model depends on, the code that makes it included."""
-    made_of = hashlib.sha256(f"{general}{settings!r}{code_version()}".encode())
-    for recording in recordings:
-        made_of.update(recording.id.encode() + recording.segments.tobytes() + recording.labels.tobytes())
-    return made_of.hexdigest()
 
 
 def examples(recording: Recording) -> Examples:

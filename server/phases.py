@@ -109,14 +109,7 @@ def personalise(
 
 
 def probe(
-    grid: Grid,
-    devices: Devices,
-    slots: Iterable[int],
-    settings: Settings,
-    *,
-    run: str,
-    answer_s: float,
-    tell: Tell,
+    grid: Grid, devices: Devices, slots: Iterable[int], settings: Settings, *, run: str, answer_s: float, tell: Tell
 ) -> dict[int, ProbeReply]:
     """Have devices run the paper's probe."""
     request = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
@@ -205,13 +198,7 @@ class Looked:
 
 
 def verify(
-    grid: Grid,
-    devices: Devices,
-    asked: Mapping[int, VerifyRequest],
-    *,
-    run: str,
-    answer_s: float,
-    tell: Tell,
+    grid: Grid, devices: Devices, asked: Mapping[int, VerifyRequest], *, run: str, answer_s: float, tell: Tell
 ) -> dict[str, Looked]:
     """Have devices look at their own disks, one request a slot: job id -> what they found.
 

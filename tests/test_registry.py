@@ -1,10 +1,10 @@
 """The registry: what consent says, never done twice, and what devices have to do about it."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from enrolled import digests, enrol, withdrawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,16 +100,15 @@ def test_many_patients_are_enrolled_all_or_none(registry):
     assert len(registry.events()) == 4
 
 
-def test_a_whole_ptb_xl_is_enrolled_in_seconds(tmp_path):
-    crowd = [Enrolment(str(n), "corpus", digests(str(n))) for n in range(21_000)]
+def test_a_whole_ptb_xl_is_enrolled_in_a_few_statements(tmp_path):
+    """Not a few a patient: a round trip each would take minutes."""
+    crowd, statements = [Enrolment(str(n), "corpus", digests(str(n))) for n in range(21_000)], []
     with Registry.create(tmp_path / "registry.db") as registry:
-        begin = time.perf_counter()
+        sa.event.listen(registry._engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
         enrolled = registry.enrol_many(crowd)
-        assert time.perf_counter() - begin < 10
         assert len({patient.pseudonym for patient in enrolled}) == 21_000
-        begin = time.perf_counter()
         assert len(registry.records(role="corpus")) == 21_000
-        assert time.perf_counter() - begin < 3
+        assert len(statements) < 100
 
 
 def test_who_holds_a_recording_is_found_by_its_digest(registry):

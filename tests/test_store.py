@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.device import recipe
 from client.sensor import Recording
-from client.store import Change, State, Store, recipe
+from client.store import Change, State, Store
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.package import MODEL, Package
