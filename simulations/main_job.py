@@ -70,7 +70,6 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
     """
     from server import report
-    from server.pictures import withhold
     from server.registry import Registry
     from simulations.launcher import launch
 
@@ -87,6 +86,8 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     result["overhead_seconds"] = wall - sum(phase["seconds"] for phase in result["phases"])
     result["seconds"] = wall
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
+    from server.pictures import withhold  # brings PyTorch: not before the launcher has looked whether it may run
+
     with Registry.open(workspace.registry_path) as registry:
         withhold(workspace.reports, registry)  # of whoever has withdrawn in the last moments
     page = report.build(folder)
