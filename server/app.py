@@ -101,11 +101,12 @@ def refresh(run: Run) -> Trained:
     is to give account of.
     """
     while True:
-        trained = _train(run)
+        withdrawn = run.registry.withdrawn(PUBLIC_ROLES)
+        trained = _train(run, withdrawn)
         unlearn(run, only_new=True)
         if trained is None or is_stale(run.workspace, run.registry, run.settings):
             continue
-        passed_over = personalise(run, trained)
+        passed_over = personalise(run, trained, withdrawn)
         if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
             return trained
 
@@ -114,18 +115,18 @@ class _Withdrawn(Exception):
     """A patient of the corpus, or a control, has withdrawn while the general model was being trained."""
 
 
-def _train(run: Run) -> Trained | None:
-    """Train the general model, or return None once an epoch ends on records without consent."""
+def _train(run: Run, withdrawn: int) -> Trained | None:
+    """Train the general model, or return None once an epoch ends on records without consent.
 
-    def consented() -> set[str]:
-        return {row.id for role in PUBLIC_ROLES for row in run.registry.records(role=role)}
-
+    Args:
+        run: whose settings and registry.
+        withdrawn: public records that were withdrawn before the choice of records.
+    """
     with run.progress.phase("general") as tell:
-        allowed = consented()
 
         def watch(done: int, epochs: int) -> None:
             tell(done, epochs)
-            if allowed - consented():
+            if run.registry.withdrawn(PUBLIC_ROLES) > withdrawn:
                 raise _Withdrawn
 
         with suppress(_Withdrawn):
@@ -133,18 +134,23 @@ def _train(run: Run) -> Trained | None:
     return None
 
 
-def personalise(run: Run, trained: Trained) -> bool:
+def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
     """Have every device make its personal model of what its patient consents to; of nothing, it makes none.
 
+    Args:
+        run: whose devices and registry.
+        trained: the general model, whose package is sent.
+        withdrawn: public records that were withdrawn before it was made; after one more, it is not sent any further.
+
     Returns:
-        Whether a device was passed over, because it is to forget first.
+        Whether a device was passed over, because it is to forget first or the general model is to be made again.
     """
     package = Package.open(run.workspace.models / trained.digest)
     owners = {patient.slot: patient.id for patient in run.registry.patients("wearable") if patient.slot is not None}
     passed_over = set()
 
     def consented(slot: int) -> list[str] | None:
-        if awaits(run, owners[slot]):
+        if awaits(run, owners[slot]) or run.registry.withdrawn(PUBLIC_ROLES) > withdrawn:
             passed_over.add(slot)
             return None
         return [row.id for row in run.registry.records(owners[slot])]

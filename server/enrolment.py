@@ -17,7 +17,7 @@ from server.workspace import Workspace
 from shared.errors import ConsentError, DataError, UsageError, WorkspaceError
 from shared.files import write_atomically
 from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest
-from shared.settings import General, Task
+from shared.settings import General, Settings, Task
 
 FACT = "enrolment"  # the registry remembers under this name how its patients were enrolled
 
@@ -79,6 +79,22 @@ def _entry(record: Record, digest: str) -> dict[str, Any]:
         "superclasses": list(record.superclasses),
         "recorded_at": record.recorded_at,
     }
+
+
+def refuse_other(settings: Settings, registry: Registry) -> None:
+    """Refuse settings that the patients were not enrolled under; they cannot change afterwards.
+
+    Raises:
+        UsageError: names the first such setting.
+    """
+    enrolled = (registry.recall(FACT) or {}).get("settings", {})
+    for key, value in settings.flat().items():
+        fixed = key.startswith("cohort.") or key == "general.task"
+        if fixed and enrolled.get(key, value) != value:
+            raise UsageError(
+                f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
+                "make another workspace with `lethe init`"
+            )
 
 
 def _ignore(_: LeftOut) -> None:

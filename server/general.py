@@ -7,7 +7,7 @@ not trained again.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from server.crops import Crops, Rows
-from server.enrolment import FACT
+from server.enrolment import refuse_other
 from server.registry import Registry
 from server.versions import is_whole, keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
-from shared.errors import DataError, UsageError, WorkspaceError
+from shared.errors import DataError, WorkspaceError
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
 from shared.onnx_template import export_template
@@ -75,7 +75,7 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
         DataError: too few records to train on.
         UsageError: the patients were enrolled under other settings.
     """
-    _refuse_other_enrolment(settings, registry.recall(FACT))
+    refuse_other(settings, registry)
     of_role = {role: registry.records(role=role) for role in ("corpus", "control")}
     roles = {row.id: role for role, rows in of_role.items() for row in rows}
     enrolled = {row.id: row.sha256 for rows in of_role.values() for row in rows}
@@ -277,18 +277,6 @@ def _curve_row(
         "validation_loss": task_loss(logits, validation.labels, task).item(),
         "validation_accuracy": hits(logits, validation.labels, task).float().mean().item(),
     }
-
-
-def _refuse_other_enrolment(settings: Settings, enrolment: Mapping[str, Any] | None) -> None:
-    """Refuse settings that the patients were not enrolled under; they cannot change afterwards."""
-    enrolled = (enrolment or {}).get("settings", {})
-    for key, value in settings.flat().items():
-        fixed = key.startswith("cohort.") or key == "general.task"
-        if fixed and enrolled.get(key, value) != value:
-            raise UsageError(
-                f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
-                "make another workspace with `lethe init`"
-            )
 
 
 def majority(labels: npt.NDArray[np.float32]) -> float | None:

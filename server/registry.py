@@ -151,6 +151,13 @@ class Registry(Inventory):
                 query = query.where(held.c.patient == _patient(connection, patient).id)
             return [RecordRow(**row) for row in connection.execute(query).mappings()]
 
+    def withdrawn(self, roles: Iterable[Role]) -> int:
+        """Return how many records of patients with these roles are withdrawn; it can only grow."""
+        gone, people = schema.withdrawals, schema.patients
+        query = sa.select(sa.func.count()).select_from(gone).join(people, gone.c.patient == people.c.id)
+        with self._reading() as connection:
+            return connection.execute(query.where(people.c.role.in_(list(roles)))).scalar_one()
+
     def holders(self, digests: Iterable[str]) -> list[tuple[str, str]]:
         """Return patient and record id of every record with one of these sha256, withdrawn or not."""
         held = schema.records

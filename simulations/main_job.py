@@ -70,10 +70,12 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
     """
     from server import report
+    from server.enrolment import refuse_other
     from server.registry import Registry
     from simulations.launcher import launch
 
     with Registry.open(workspace.registry_path) as registry:
+        refuse_other(settings, registry)
         slots = [patient.slot for patient in registry.patients("wearable") if patient.slot is not None]
     if not slots:
         raise UsageError("no patient with a wearable is enrolled; add one with `lethe patients add`")

@@ -95,6 +95,16 @@ def test_a_wrong_setting_is_exit_code_2(home: Path, arguments: list[str]) -> Non
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_setting_that_contradicts_the_enrolment_is_refused_at_once(home: Path, command: str) -> None:
+    done = lethe(command, "--set", "cohort.wearables=50", "--home", str(home))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: cohort.wearables is 50, but the patients of this workspace were enrolled "
+    )
+    assert list((Workspace.open(home).flower).glob("*")) == []  # Flower was not even started
+
+
 def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN + "main()", "patients", "list", "--json", "--home", str(home)],

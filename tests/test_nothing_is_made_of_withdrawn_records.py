@@ -11,9 +11,10 @@ from test_forgetting import MIDDLE, NEW, OLD, personalised, request
 from client import auditing
 from client.auditing import audit, verify
 from client.forgetting import forget
-from server import app, general
+from server import app, general, phases
 from server.run import Run
 from shared import shadows
+from shared.messages import PERSONALISE, PersonaliseRequest, read
 from shared.package import Package
 from shared.unlearning import exact
 
@@ -108,6 +109,27 @@ def test_training_stops_when_a_corpus_patient_withdraws(fleet, monkeypatch):
     run: Run = fleet.run(fleet.settings.with_values({"general.seed": 7, "general.epochs": 3}))
     assert epochs == [1, 1, 2, 3]  # the first training ended with its first epoch
     assert run.personal
+
+
+def test_a_model_is_sent_to_no_further_device_once_a_corpus_patient_withdraws(fleet, monkeypatch):
+    sent: list[str] = []
+    push = fleet.grid.push_messages
+
+    def watched(messages):
+        for message in (messages := list(messages)):
+            if message.metadata.message_type == PERSONALISE:
+                sent.append(read(PersonaliseRequest, message).general)
+                if len(sent) == 1:
+                    fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
+        return push(messages)
+
+    monkeypatch.setattr(phases, "WAVE", 1)
+    monkeypatch.setattr(fleet.grid, "push_messages", watched)
+    fleet.run(fleet.settings.with_values({"general.seed": 7}))
+    first, *others = sent
+    assert first not in others
+    assert len(set(others)) == 1
+    assert len(others) == len(fleet.wearers())
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end"])
