@@ -7,10 +7,10 @@ For an exact method the bytes decide and the statistics may only refute; an appr
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from server.comparison import NEVER, NOTHING, Comparison, check_reply
+from server.comparison import NOTHING, Comparison, has
 from server.method_audit import judge_method
 from server.verdict_words import job_words, statistics_words
-from server.verdicts import Bytes, Check, JobVerdict, MethodVerdict, Score, Statistics, Verdict
+from server.verdicts import Bytes, Check, JobVerdict, Look, MethodVerdict, Score, Statistics, Verdict
 from shared.audit_messages import AuditReply, VerifyReply
 from shared.errors import AuditError
 from shared.inference import EQUIVALENT, LEVEL, detectable_auc, needed
@@ -20,21 +20,24 @@ __all__ = [
     "Bytes",
     "Check",
     "JobVerdict",
+    "Look",
     "MethodVerdict",
     "Score",
     "Statistics",
     "Verdict",
     "bytes_of",
-    "check_reply",
     "choose",
     "judge_job",
     "judge_method",
+    "look",
     "statistics",
     "wants_confirmation",
 ]
 
 LEAST_COPIES = 8  # fewer an arm decide nothing: the normal approximation of Mann-Whitney's test is too keen below
 ANSWER = "answer of the device"
+FRESH = "the bytes of a fresh copy"
+GENERAL = "the general model's bytes"
 CONFIRMATION = 4  # times the copies, for the second look at an exact method that the first one refutes
 
 
@@ -121,11 +124,9 @@ def _passes(reply: AuditReply, method: str, *, seed: int) -> bool:
         return False
 
 
-def wants_confirmation(reply: AuditReply | None, method: str, *, seed: int) -> bool:
-    """Return whether an exact method is refuted, so that `CONFIRMATION` times the copies should look again."""
-    if reply is None or reply.status != "ok":
-        return False
-    return statistics(reply, method, exact=True, seed=seed)["verdict"] == "FAIL"
+def wants_confirmation(looks: Sequence[Look], *, exact: bool) -> bool:
+    """Return whether one look refutes an exact method, so that `CONFIRMATION` times the copies should look again."""
+    return exact and len(looks) == 1 and looks[0]["after"]["verdict"] == "FAIL"
 
 
 def bytes_of(
@@ -137,6 +138,7 @@ def bytes_of(
     general: str,
     lineage_clean: bool,
     exact: bool,
+    remade: bool,
     weights: str | None = None,
 ) -> Bytes:
     """Compare what is on a device's disk with what it acknowledged and with what it would have been.
@@ -148,7 +150,8 @@ def bytes_of(
         verified: the answer to `query.verify`, None when there was none.
         general: digest of the general model that the copy was made of.
         lineage_clean: whether that model's lineage has none of the withdrawn records.
-        exact: whether the served model claims to be what it would have been.
+        exact: whether the served model claims to be what it would have been, or to be the general one.
+        remade: whether it claims to be made of what is kept.
         weights: digest of the served weights as the server computed it, in white-box runs.
 
     Raises:
@@ -172,24 +175,22 @@ def bytes_of(
     if weights is not None:
         checks.append(_equal("weights as the server sees them", verified.served, weights))
     if exact:
-        checks += _exact_checks(scope, verified, general=general, lineage_clean=lineage_clean)
+        checks += _exact_checks(verified, general=general, lineage_clean=lineage_clean, remade=remade)
     return {"holds": all(check["holds"] for check in checks), "checks": checks}
 
 
-def _exact_checks(
-    scope: Literal["patient", "records"], verified: VerifyReply, *, general: str, lineage_clean: bool
-) -> list[Check]:
+def _exact_checks(verified: VerifyReply, *, general: str, lineage_clean: bool, remade: bool) -> list[Check]:
     """Return what makes a served model what it would have been; no model holds nothing."""
     lineage = "no withdrawn record" if lineage_clean else "a withdrawn record"
     checks = [_check("lineage of the general model", "no withdrawn record", lineage, holds=lineage_clean)]
     if not verified.served:
         return [*checks, _check("model in use", "none, or what it would have been", "none", holds=True)]
-    if scope == "patient" or verified.served == general:
-        return [*checks, _equal("the general model's bytes", general, verified.served)]
+    if not remade:
+        return [*checks, _equal(GENERAL, general, verified.served)]
     return [
         *checks,
         _equal("general model it starts from", general, verified.general),
-        _equal("the bytes of a fresh copy", verified.fresh, verified.served),
+        _equal(FRESH, verified.fresh, verified.served),
     ]
 
 
@@ -201,17 +202,22 @@ def _check(name: str, expected: str, seen: str, *, holds: bool) -> Check:
     return {"name": name, "expected": expected, "seen": seen, "holds": holds}
 
 
-def judge_job(
-    reply: AuditReply | None,
-    found: Bytes,
-    *,
-    job: str,
-    slot: int,
-    method: str,
-    exact: bool,
-    seeds: Sequence[int],
-    confirmation: AuditReply | None = None,
-) -> JobVerdict:
+def look(reply: AuditReply, method: str, *, exact: bool, seed: int) -> Look:
+    """Return what a device's copies say of the method that is to be served.
+
+    Raises:
+        AuditError: the answer cannot be judged.
+    """
+    kept = has(reply, method, "retained")
+    return {
+        "seed": seed,
+        "before": statistics(reply, NOTHING, seed=seed),
+        "after": statistics(reply, method, exact=exact, seed=seed),
+        "retained": statistics(reply, method, group="retained", exact=exact, seed=seed) if kept else None,
+    }
+
+
+def judge_job(looks: Sequence[Look], found: Bytes, *, method: str, exact: bool, unmeasured: str = "") -> JobVerdict:
     """Return the verdict of a job.
 
     Exact: PASS when the bytes hold and the statistics do not say FAIL, which counts when a second look with more
@@ -219,39 +225,27 @@ def judge_job(
     not hold are a FAIL of either; a device that does not say leaves it open.
 
     Args:
-        reply: of the audit, None when none was made.
+        looks: what the audit found, the first one first; none where no copies were compared.
         found: `bytes_of`.
-        job, slot: whose answers are expected.
         method, exact: what is served.
-        seeds: of the copies, the first look's first.
-        confirmation: the second look's answer, where there was one.
-
-    Raises:
-        AuditError: an answer is another's, or cannot be judged.
+        unmeasured: why no copies were compared, where that is known.
     """
-    looks = [one for one in (reply, confirmation) if one is not None]
-    for one in looks:
-        check_reply(one, job=job, slot=slot)
-    answered = [one for one in looks if one.status == "ok"]
-    seed = seeds[0] if seeds else 0
-    after = [statistics(one, method, exact=exact, seed=seed) for one in answered]
-    verdict = _of_job([one["verdict"] for one in after], found, exact=exact)
-    last = answered[-1] if answered else None
-    kept = last is not None and _has(last, method, "retained")
+    verdict = _of_job([one["after"]["verdict"] for one in looks], found, exact=exact)
+    last = looks[-1] if looks else None
     judged: JobVerdict = {
         "verdict": verdict,
         "words": "",
         "method": method,
         "exact": exact,
-        "before": statistics(last, NOTHING, seed=seed) if last is not None else None,
-        "after": after[-1] if after else None,
-        "retained": statistics(last, method, group="retained", exact=exact, seed=seed) if last and kept else None,
+        "before": last["before"] if last else None,
+        "after": last["after"] if last else None,
+        "retained": last["retained"] if last else None,
+        "earlier": [one["after"] for one in looks[:-1]],
         "bytes": found,
-        "seeds": list(seeds),
-        "copies": after[-1]["n"] if after else 0,
+        "seeds": [one["seed"] for one in looks],
+        "copies": last["after"]["n"] if last else 0,
     }
-    refused = next((one.reason for one in looks if one.status != "ok"), "")
-    return {**judged, "words": job_words(judged, refused=refused)}
+    return {**judged, "words": job_words(judged, unmeasured=unmeasured)}
 
 
 def _of_job(after: Sequence[Verdict], found: Bytes, *, exact: bool) -> Verdict:
@@ -262,9 +256,3 @@ def _of_job(after: Sequence[Verdict], found: Bytes, *, exact: bool) -> Verdict:
     if not after or after[-1] != "FAIL":
         return "PASS"
     return "FAIL" if len(after) > 1 else "INCONCLUSIVE"  # one look is refuted by chance in a twentieth of jobs
-
-
-def _has(reply: AuditReply, method: str, group: str) -> bool:
-    """Return whether a group was measured; a full withdrawal retains nothing."""
-    readings = [reply.arms.get(arm, {}).get(group) for arm in (method, NEVER)]
-    return any(one is not None and any(len(row) for row in one.margins) for one in readings)

@@ -193,8 +193,9 @@ def _audit(verdict: JobVerdict, settings: Settings) -> Audit:
     words = verdict["words"] if verdict["after"] else BYTES_ALONE
     parts = {"before": _figures(verdict["before"]), "after": _figures(verdict["after"])}
     parts["retained"] = _figures(verdict["retained"])
+    earlier = [_figures(one) for one in verdict["earlier"]]
     mode = "white-box" if settings.audit.white_box else "device"
-    return Audit.model_validate(_fields(Audit, {**verdict, **parts, "words": words, "mode": mode}))
+    return Audit.model_validate(_fields(Audit, {**verdict, **parts, "earlier": earlier, "words": words, "mode": mode}))
 
 
 def _figures(told: Figures | None) -> dict[str, Any] | None:

@@ -6,38 +6,21 @@ leaves its job UNLEARNED; the next run asks it once more.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from server import certificate, phases
 from server.auditor import bytes_of, judge_job
+from server.looks import Looks
 from server.phases import Looked
 from server.rows import Job
 from server.run import Run, Withdrawal
-from server.verdict_words import job_words
-from server.verdicts import Bytes, Check, JobVerdict, Verdict
-from shared.audit_messages import AuditReply, VerifyReply, VerifyRequest
+from server.verdicts import STANDS_IN, Bytes, Check, JobVerdict
+from shared.audit_messages import VerifyReply, VerifyRequest
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import UnlearnReply
 from shared.unlearning import EXACT
 
 OTHERS = "models of the other devices"
 SILENT = "the device has not told yet what is on its disk"
-
-
-@dataclass
-class Looks:
-    """What copies said of one job, and which method is served because of it.
-
-    Attributes:
-        replies: the first look's answer and, where there was one, the second's.
-        seeds: of the copies of each.
-        unusable: why an answer cannot be judged, else "".
-    """
-
-    method: str
-    replies: list[AuditReply] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
-    unusable: str = ""
 
 
 def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks], changed: Sequence[int]) -> None:
@@ -64,17 +47,21 @@ def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks]
 
 
 def _request(run: Run, job: Job, told: UnlearnReply) -> VerifyRequest:
-    """Ask for a fresh copy where one says something: not of the general model, nor where nothing is retained."""
-    method = told.served or "exact"
+    """Ask for a fresh copy where the served model claims to be one."""
     return VerifyRequest(
         job=job.id,
         scope=job.scope,
         records=job.records,
         personalisation=run.settings.personalisation,
-        exact=method in EXACT and job.scope == "records" and told.after not in ("", told.general),
+        exact=_remade(job, told),
         white_box=run.settings.audit.white_box,
         barred=run.barred(job),
     )
+
+
+def _remade(job: Job, told: UnlearnReply) -> bool:
+    """Return whether the served model claims to be made, exactly, of what is kept."""
+    return told.served in EXACT and job.scope == "records" and told.after != ""
 
 
 def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks: Looks, changed: Sequence[int]) -> None:
@@ -107,9 +94,10 @@ def _verdict(
 ) -> JobVerdict:
     """Return the verdict of one job, from the bytes and, where copies were compared, from what they said.
 
-    A device that serves the general model for want of anything else claims what an exact method claims.
+    A device that serves the general model, or none, for want of a method claims no more than that.
     """
-    method = told.served or "exact"
+    method = told.served or STANDS_IN
+    exact = method in {STANDS_IN, *EXACT}
     found = bytes_of(
         job.scope,
         job.records,
@@ -117,21 +105,12 @@ def _verdict(
         looked.reply,
         general=told.general,
         lineage_clean=_is_clean(run, job, told.general),
-        exact=method in EXACT,
+        exact=exact,
+        remade=_remade(job, told),
         weights=(looked.weights or "") if run.settings.audit.white_box else None,
     )
-    first, second = (*looks.replies, None, None)[:2]
-    verdict = judge_job(
-        first,
-        _beside_others(found, changed),
-        job=job.id,
-        slot=job.slot,
-        method=method,
-        exact=method in EXACT,
-        seeds=looks.seeds,
-        confirmation=second,
-    )
-    return _with_earlier(verdict, job.detail.get("verdict"))
+    of_method = looks.found if looks.method == method else ()
+    return judge_job(of_method, _beside_others(found, changed), method=method, exact=exact, unmeasured=looks.unmeasured)
 
 
 def _beside_others(found: Bytes, changed: Sequence[int]) -> Bytes:
@@ -152,34 +131,3 @@ def _is_clean(run: Run, job: Job, general: str) -> bool:
     own = run.registry.records(job.patient, consented_only=False)
     others = run.registry.holders([row.sha256 for row in own if row.id in job.records])
     return ours and all(patient == job.patient for patient, _ in others)
-
-
-def _of_earlier(statistics: Verdict, *, looks: int) -> Verdict:
-    """Return what bytes that hold come to beside earlier statistics; one refuting look decides nothing."""
-    if statistics != "FAIL":
-        return "PASS"
-    return "FAIL" if looks > 1 else "INCONCLUSIVE"
-
-
-def _with_earlier(verdict: JobVerdict, earlier: JobVerdict | None) -> JobVerdict:
-    """Return the verdict with the statistics of an earlier one of the same method, where nothing can be compared now.
-
-    Once the segments are erased no copy can be made of them; what a second look has refuted stays refuted.
-    """
-    if verdict["after"] is not None or earlier is None or earlier["method"] != verdict["method"]:
-        return verdict
-    after, outcome = earlier["after"], verdict["verdict"]
-    if after is None:
-        return verdict
-    if verdict["bytes"]["holds"]:
-        outcome = _of_earlier(after["verdict"], looks=len(earlier["seeds"])) if verdict["exact"] else after["verdict"]
-    both: JobVerdict = {
-        **verdict,
-        "verdict": outcome,
-        "before": earlier["before"],
-        "after": after,
-        "retained": earlier["retained"],
-        "seeds": earlier["seeds"],
-        "copies": earlier["copies"],
-    }
-    return {**both, "words": job_words(both, refused="")}

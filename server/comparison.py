@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 from server.verdicts import Score
-from shared.audit_messages import AuditReply, Readings
+from shared.audit_messages import AuditReply, AuditRequest, Readings
 from shared.errors import AuditError
 from shared.inference import (
     BINOMIAL,
@@ -27,19 +27,50 @@ NEVER = "never"
 NOTHING = "nothing"
 CONTROL = "control"
 PRIMARY = "margin"  # fixed before the data
+LEAST_CONTROLS = 10  # segments, one record's; RMIA counts the share of them that a copy outdoes
 MOST = 1e6  # in magnitude, of a reading: beyond, squares and exponentials are no numbers any more
 
 
-def check_reply(reply: AuditReply, *, job: str, slot: int) -> None:
-    """See that an answer belongs to a job and its device.
+def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bool) -> None:
+    """See that an answer is a device's own, to this question, and lacks nothing that was asked for.
+
+    Args:
+        reply: of a device.
+        request: what it was asked.
+        slot: the device that was asked.
+        kept: whether the patient keeps records, of which the copies must speak too.
 
     Raises:
-        AuditError: it is another's.
+        AuditError: it is another's, or something is missing or is no number.
     """
-    if reply.job != job:
-        raise AuditError(f"an audit answer is for job {reply.job!r}, expected {job!r}; it is not used")
+    if reply.job != request.job:
+        raise AuditError(f"an audit answer is for job {reply.job!r}, expected {request.job!r}; it is not used")
     if reply.slot != slot:
-        raise AuditError(f"the audit answer of job {job} is from device {reply.slot}, expected {slot}; it is not used")
+        raise AuditError(
+            f"the audit answer of job {reply.job} is from device {reply.slot}, expected {slot}; it is not used"
+        )
+    if reply.status != "ok":
+        return
+    groups = ("forgotten", "retained", CONTROL) if kept else ("forgotten", CONTROL)
+    for arm in dict.fromkeys((NEVER, NOTHING, *request.methods)):
+        for group in groups:
+            copies, segments = _readout(reply, arm, group).margins.shape
+            if copies != request.copies:
+                raise AuditError(
+                    f"job {reply.job}, device {slot}, arm {arm!r}: {copies} copies, expected the {request.copies} "
+                    "that were asked for; nothing is judged"
+                )
+            if group == CONTROL and segments < LEAST_CONTROLS:
+                raise AuditError(
+                    f"job {reply.job}, device {slot}: {segments} control segments, expected {LEAST_CONTROLS} or more; "
+                    "enrol more control patients, or raise probe.control_segments"
+                )
+
+
+def has(reply: AuditReply, method: str, group: str) -> bool:
+    """Return whether a group was measured; a full withdrawal retains nothing."""
+    readings = [reply.arms.get(arm, {}).get(group) for arm in (method, NEVER)]
+    return any(one is not None and any(len(row) for row in one.margins) for one in readings)
 
 
 @dataclass(frozen=True)

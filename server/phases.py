@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from server.rows import Job
 from shared.audit_messages import AUDIT, VERIFY, AuditReply, AuditRequest, VerifyReply, VerifyRequest
-from shared.errors import DataError, RunError
+from shared.errors import AuditError, DataError, RunError
 from shared.messages import (
     PERSONALISE,
     PROBE,
@@ -121,35 +121,29 @@ def audit(
     grid: Grid,
     devices: Devices,
     jobs: Sequence[Job],
-    settings: Settings,
+    request: Callable[[Job], AuditRequest],
     *,
-    methods: Sequence[str],
-    copies: int,
-    seeds: Mapping[str, int],
-    barred: Barred,
     run: str,
     answer_s: float,
     tell: Tell,
-) -> dict[str, AuditReply]:
-    """Have devices train copies, `copies` an arm, for jobs of different devices: job id -> what the copies said."""
+) -> dict[str, AuditReply | AuditError]:
+    """Have devices train copies for jobs of different devices: job id -> what the copies said, or why it is unreadable.
 
-    def request(job: Job) -> AuditRequest:
-        return AuditRequest(
-            job=job.id,
-            scope=job.scope,
-            records=job.records,
-            methods=tuple(methods),
-            personalisation=settings.personalisation,
-            unlearning=settings.unlearning,
-            copies=copies,
-            epsilon_sd=settings.audit.epsilon_sd,
-            seed=seeds[job.id],
-            barred=barred(job),
-        )
-
+    A device that is silent has no entry. Whether an answer belongs to its question is for the caller.
+    """
+    unread: dict[int, DataError] = {}
     requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
-    answers = _ask(grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell)
-    return _by_job(devices, jobs, answers)
+    answers = _ask(
+        grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell, unread=unread.__setitem__
+    )
+    found: dict[str, AuditReply | AuditError] = {}
+    for job in jobs:
+        node = devices[job.slot][0]
+        if node in answers:
+            found[job.id] = answers[node]
+        elif node in unread:
+            found[job.id] = AuditError(f"the audit answer of device {job.slot} cannot be read: {unread[node]}")
+    return found
 
 
 def unlearn(
@@ -256,12 +250,13 @@ def _ask(
     answer_s: float,
     tell: Tell | None = None,
     beside: Callable[[int, Message], None] = lambda _, __: None,
+    unread: Callable[[int, DataError], None] = lambda _, __: None,
 ) -> dict[int, Reply]:
     """Send each node its request, a wave at a time, and return the answers that came, by node.
 
     A request is made when its turn comes; one that turns out to be None is not sent.
     A node that is silent for `answer_s` seconds makes room for the next one. `beside` is told nodes and messages of
-    answers that could be read.
+    answers that could be read, `unread` nodes and errors of those that could not.
     """
     answers: dict[int, Reply] = {}
     waiting: dict[str, tuple[int, float]] = {}  # message -> node, and until when
@@ -288,8 +283,8 @@ def _ask(
             try:
                 answers[node] = read(kind, message)
                 beside(node, message)
-            except DataError:
-                continue
+            except DataError as error:
+                unread(node, error)
         now = time.monotonic()
         waiting = {message_id: (node, until) for message_id, (node, until) in waiting.items() if now < until}
         if waiting:

@@ -5,17 +5,16 @@ tables and file from `server/schema.py`, the rules of consent from `server/conse
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from server import consent, history, schema
-from server.inventory import Inventory
+from server.job_book import JobBook, jobs_of
 from server.rows import (
     DUE,
-    FOLLOWING,
     ConsentEvent,
     DeviceRow,
     Enrolment,
@@ -29,7 +28,7 @@ from server.rows import (
     State,
     Status,
 )
-from shared.errors import LetheError, UsageError
+from shared.errors import UsageError
 
 __all__ = [
     "DUE",
@@ -47,7 +46,7 @@ __all__ = [
 ]
 
 
-class Registry(Inventory):
+class Registry(JobBook):
     """An open registry; safe to use from several processes and threads at once."""
 
     def enrol_many(
@@ -88,7 +87,7 @@ class Registry(Inventory):
         with self._writing() as connection:
             who = _patient(connection, patient)
             covering = consent.take_back(connection, who, named=records, source=source, at=self._clock())
-            return _jobs(connection, schema.jobs.c.id.in_(covering))
+            return jobs_of(connection, schema.jobs.c.id.in_(covering))
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:
         """Return the consent events in order; a forgotten patient has none that anybody could find.
@@ -165,65 +164,6 @@ class Registry(Inventory):
         with self._reading() as connection:
             return [(row.patient, row.id) for row in connection.execute(query)]
 
-    def advance(self, job_id: str, state: State, *, detail: Mapping[str, Any] | None = None) -> Job:
-        """Move a job on and append the step; the present state again changes nothing.
-
-        When the last job of a patient who withdrew everything is CERTIFIED, the salt of the patient's names in the
-        ledger is destroyed with it, and of the jobs stays no more than what was asked and erased; the job as it was
-        is returned once more.
-
-        Args:
-            job_id: the job.
-            state: where it goes; see `FOLLOWING` in `server/rows.py`.
-            detail: what happened, as JSON; "method" becomes the job's method, FAILED needs a "reason".
-
-        Raises:
-            UsageError: there is no such job.
-            LetheError: this state cannot follow the present one, or a failure gives no reason.
-        """
-        detail = dict(detail or {})
-        with self._writing() as connection:
-            job = _job(connection, job_id)
-            if state == job.state:
-                return job
-            _refuse_step(job, state, detail)
-            now = self._clock()
-            values: dict[str, Any] = {"state": state, "updated_at": now, "detail": {**job.detail, **detail}}
-            values["method"] = detail.get("method", job.method)
-            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
-            history.enter_step(connection, job, state, detail, at=now)
-            moved = _job(connection, job_id)
-            last = _is_done_with(connection, job.patient)
-            if last:
-                history.forget(connection, job.patient)
-        if last:
-            self._sweep()
-        return moved
-
-    def jobs(self, states: Iterable[State] | None = None) -> list[Job]:
-        """Return the jobs, forgotten patients' first, then the oldest; `states=DUE` gives those of the next run."""
-        with self._reading() as connection:
-            return _jobs(connection, *([] if states is None else [schema.jobs.c.state.in_(list(states))]))
-
-    def job(self, job_id: str) -> Job:
-        """Return one job.
-
-        Raises:
-            UsageError: there is none with this id.
-        """
-        with self._reading() as connection:
-            return _job(connection, job_id)
-
-    def job_events(self, job_id: str) -> list[JobEvent]:
-        """Return the steps of one job in order; none once its patient is forgotten.
-
-        Raises:
-            UsageError: there is no such job.
-            AuditError: an entry of the ledger was changed.
-        """
-        with self._reading() as connection:
-            return history.job_steps(connection, _job(connection, job_id))
-
 
 def _naturally(column: sa.Column[str]) -> tuple[sa.ColumnElement[Any], ...]:
     """Sort 9 before 10."""
@@ -262,32 +202,3 @@ def _patient(connection: Connection, patient: str) -> Patient:
     near = difflib.get_close_matches(patient, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "`lethe patients list` names them"
     raise UsageError(f"no patient {patient!r} among the {len(known)} enrolled; {hint}")
-
-
-def _is_done_with(connection: Connection, patient: str) -> bool:
-    """Return whether all of a patient is certified as forgotten, and no device has anything left to do for that."""
-    jobs = _jobs(connection, schema.jobs.c.patient == patient)
-    return any(job.scope == "patient" for job in jobs) and all(job.state == "CERTIFIED" for job in jobs)
-
-
-def _jobs(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]:
-    columns = [column for column in schema.jobs.c if column.name != "seq"]
-    rows = connection.execute(
-        sa.select(*columns).where(*where).order_by(schema.jobs.c.seq, schema.jobs.c.requested_at)
-    ).mappings()
-    return [Job(**{**row, "records": tuple(row["records"])}) for row in rows]
-
-
-def _job(connection: Connection, job_id: str) -> Job:
-    found = _jobs(connection, schema.jobs.c.id == job_id)
-    if not found:
-        raise UsageError(f"no job {job_id!r} in the registry; `lethe jobs list` names them")
-    return found[0]
-
-
-def _refuse_step(job: Job, state: State, detail: Mapping[str, Any]) -> None:
-    if state not in FOLLOWING[job.state]:
-        expected = " or ".join(FOLLOWING[job.state]) or "nothing"
-        raise LetheError(f"job {job.id} is {job.state} and cannot become {state}, expected {expected}")
-    if state == "FAILED" and not detail.get("reason"):
-        raise LetheError(f"job {job.id} cannot become FAILED without a reason; give detail={{'reason': ...}}")

@@ -112,6 +112,7 @@ class Audit(_Part):
         before: not unlearned against never seen; None where no statistics were made.
         after: unlearned against never seen.
         retained: the same for what the patient keeps.
+        earlier: what looks before the last one found, unlearned against never seen.
     """
 
     mode: Literal["device", "white-box"]
@@ -122,6 +123,7 @@ class Audit(_Part):
     before: Statistics | None
     after: Statistics | None
     retained: Statistics | None
+    earlier: list[Statistics]
     bytes: Bytes
 
 

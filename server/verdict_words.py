@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.verdicts import TITLES, Bytes, JobVerdict, MethodVerdict, Score, Statistics
+from server.verdicts import STANDS_IN, TITLES, JobVerdict, MethodVerdict, Score, Statistics
 from shared.inference import EQUIVALENT, LEVEL
 
 SURE = 0.5  # a model that gives the true label more than this knew it
@@ -47,14 +47,14 @@ def method_words(found: MethodVerdict) -> str:
     return f"{head} {_conclusion(found, primary, _rejections(others), PATIENTS, side=side)}"
 
 
-def job_words(judged: JobVerdict, *, refused: str) -> str:
+def job_words(judged: JobVerdict, *, unmeasured: str) -> str:
     """Return what is said of a job: the bytes, then the copies.
 
     Args:
         judged: the verdict.
-        refused: why a device measured nothing, "" when it did.
+        unmeasured: why no copies were compared, "" when they were, or nobody knows.
     """
-    parts = [_bytes_words(judged["bytes"], exact=judged["exact"]), _after_words(judged, refused=refused)]
+    parts = [_bytes_words(judged), _after_words(judged, unmeasured=unmeasured)]
     before = judged["before"]
     if before is not None and before["verdict"] != "FAIL" and judged["method"] != "nothing":
         parts.append(_untraced(before))
@@ -133,26 +133,35 @@ def _brief(found: Statistics) -> str:
     return f"AUC {found['scores'][0]['auc']:.2f}, {found['n']} copies an arm"
 
 
-def _after_words(judged: JobVerdict, *, refused: str) -> str:
+def _after_words(judged: JobVerdict, *, unmeasured: str) -> str:
     after = judged["after"]
     if after is None:
-        return f"No copies were compared{f': {refused}' if refused else ''}."
+        return f"No copies were compared{f': {unmeasured}' if unmeasured else ''}."
     if not judged["exact"]:
         return after["words"]
     if judged["verdict"] == "FAIL" and judged["bytes"]["holds"]:
         return f"Two looks with different copies refute it all the same. {after['words']}"
     if judged["verdict"] == "INCONCLUSIVE" and after["verdict"] == "FAIL":
         return f"One look refutes it, which chance does to one job in twenty; a second is due. {after['words']}"
-    return f"The copies do not contradict it. {after['words']}"
+    first = next((one for one in judged["earlier"] if one["verdict"] == "FAIL"), None)
+    doubted = ""
+    if first is not None:
+        doubted = (
+            f" A first look refuted it ({_brief(first)}), which chance does to one job in twenty; a second one with "
+            "fresh and more copies does not."
+        )
+    return f"The copies do not contradict it.{doubted} {after['words']}"
 
 
-def _bytes_words(found: Bytes, *, exact: bool) -> str:
-    wrong = [check for check in found["checks"] if not check["holds"]]
+def _bytes_words(judged: JobVerdict) -> str:
+    wrong = [check for check in judged["bytes"]["checks"] if not check["holds"]]
     if wrong:
         return " ".join(
             f"Not as it should be: {_told(check['name'], check['expected'], check['seen'])}." for check in wrong
         )
-    if exact:
+    if judged["method"] == STANDS_IN:
+        return "The general model, which no wearable's data reach, is in use in place of a personal one."
+    if judged["exact"]:
         return "The model in use is, byte for byte, what it would have been without the withdrawn records."
     return "The withdrawn records are gone and the files are those that were acknowledged."
 

@@ -9,6 +9,8 @@ from shared.inference import Rate
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
+STANDS_IN = "general model"  # in a method's place, where a device serves the general model for want of a method
+
 TITLES = {
     "margin": "mean margin",
     "ulira": "likelihood ratio (U-LiRA)",
@@ -89,15 +91,30 @@ class Bytes(TypedDict):
     checks: list[Check]
 
 
+class Look(TypedDict):
+    """What one audit of a job found.
+
+    Attributes:
+        seed: of the copies.
+        before: the copies that were not unlearned, against those that never saw the segments.
+        after: the copies of the method to be served, against the same.
+        retained: the method's copies on what the patient keeps; None where nothing is kept.
+    """
+
+    seed: int
+    before: Statistics
+    after: Statistics
+    retained: Statistics | None
+
+
 class JobVerdict(TypedDict):
     """The verdict of one job.
 
     Attributes:
-        before: the copies that were not unlearned, against those that never saw the segments.
-        after: the method's copies, against the same.
-        retained: the method's copies on what the patient keeps.
-        seeds: of the copies.
-        copies: an arm; 0 when none were compared.
+        before, after, retained: what the last look found; None where no copies were compared.
+        earlier: what the looks before that found of the method's copies.
+        seeds: of the copies, the first look's first.
+        copies: an arm, in the last look; 0 when none were compared.
     """
 
     verdict: Verdict
@@ -107,6 +124,7 @@ class JobVerdict(TypedDict):
     before: Statistics | None
     after: Statistics | None
     retained: Statistics | None
+    earlier: list[Statistics]
     bytes: Bytes
     seeds: list[int]
     copies: int

@@ -5,20 +5,14 @@ holds up erasure: where an audit is refused, silent or cannot be judged, the exa
 died has left UNLEARNED or AUDITED is taken up again: the device repeats its acknowledgement and looks once more.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from server import certifying, phases
-from server.auditor import CONFIRMATION, choose, wants_confirmation
-from server.certifying import Looks
+from server import certifying, looks, phases
 from server.general import sound_packages
 from server.rows import DUE, UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
-from shared.audit_messages import AuditReply
-from shared.errors import AuditError
 from shared.messages import UnlearnReply
-from shared.unlearning import EXACT, parse_methods
 from shared.version import code_version
 
 
@@ -37,15 +31,11 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
     """Carry out jobs of different devices; a job of a device that is not there is dispatched too."""
     here = [job for job in jobs if job.slot in run.devices]
     retrain = _may_train(run, here)
-    looks = _audit(run, [job for job in here if job.slot in retrain]) if run.settings.audit.copies else {}
-    looks = {job.id: looks.get(job.id) or Looks(_rung(run, job, None, seed=0)) for job in jobs}
-    for job in jobs:
-        if job.state in ("REQUESTED", "FAILED"):
-            run.registry.advance(job.id, "DISPATCHED", detail={"method": looks[job.id].method})
+    found = looks.take(run, jobs, [job for job in here if job.slot in retrain])
     strangers = set(run.devices) - {job.slot for job in here}
     before = _models(run, strangers)
     with run.progress.phase("unlearn") as tell:
-        methods = {job.id: looks[job.id].method for job in here}
+        methods = {job.id: found[job.id].method for job in here}
         answers = phases.unlearn(
             run.grid,
             run.devices,
@@ -66,7 +56,7 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
             told[job.id] = _enter(run, job, reply)
         elif reply is not None:
             run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason})
-    certifying.close(run, told, looks, changed)
+    certifying.close(run, told, found, changed)
 
 
 def _may_train(run: Run, jobs: Sequence[Job]) -> set[int]:
@@ -81,87 +71,6 @@ def _may_train(run: Run, jobs: Sequence[Job]) -> set[int]:
 def awaits(run: Run, patient: str) -> bool:
     """Return whether a patient's device has yet to be asked to forget, in this run."""
     return any(job.patient == patient and job.id not in run.tried for job in run.registry.jobs(UNFORGOTTEN))
-
-
-def _audit(run: Run, jobs: Sequence[Job]) -> dict[str, Looks]:
-    """Have the devices train copies, choose a method for each job, and look twice where an exact one is refuted."""
-    asked = [job for job in jobs if job.state in ("REQUESTED", "DISPATCHED", "FAILED")]
-    if not asked:
-        return {}
-    copies, found = run.settings.audit.copies, {}
-    with run.progress.phase("audit") as tell:
-        seeds = {job.id: _seed(run, job, look=0) for job in asked}
-        replies = phases.audit(
-            run.grid,
-            run.devices,
-            asked,
-            run.settings,
-            methods=parse_methods(run.settings.unlearning.methods),
-            copies=copies,
-            seeds=seeds,
-            barred=run.barred,
-            run=run.name,
-            answer_s=run.answer_s,
-            tell=tell,
-        )
-        for job in asked:
-            found[job.id] = _looked(run, job, replies.get(job.id), seed=seeds[job.id])
-        again = [job for job in asked if _is_refuted(found[job.id])]
-        seeds = {job.id: _seed(run, job, look=1) for job in again}
-        second = phases.audit(
-            run.grid,
-            run.devices,
-            again,
-            run.settings,
-            methods=sorted({found[job.id].method for job in again}),  # the others are not in question any more
-            copies=CONFIRMATION * copies,
-            seeds=seeds,
-            barred=run.barred,
-            run=run.name,
-            answer_s=run.answer_s,
-            tell=tell,
-        )
-        for job_id, reply in second.items():
-            found[job_id].replies.append(reply)
-            found[job_id].seeds += [seeds[job_id]] if reply.status == "ok" else []
-    return found
-
-
-def _looked(run: Run, job: Job, reply: AuditReply | None, *, seed: int) -> Looks:
-    looks = Looks(_rung(run, job, reply, seed=seed))
-    if reply is not None:
-        looks.replies, looks.seeds = [reply], [seed] if reply.status == "ok" else []
-    return looks
-
-
-def _is_refuted(looks: Looks) -> bool:
-    """Return whether the exact method that is served is refuted by the first look; note an answer of no use."""
-    if looks.method not in EXACT or not looks.replies:
-        return False
-    try:
-        return wants_confirmation(looks.replies[0], looks.method, seed=looks.seeds[0] if looks.seeds else 0)
-    except AuditError as error:
-        looks.unusable = str(error)
-        return False
-
-
-def _rung(run: Run, job: Job, reply: AuditReply | None, *, seed: int) -> str:
-    """Return the method to serve: decided at the dispatch; where an approximate one was served and failed, "exact"."""
-    if job.state not in ("REQUESTED", "FAILED") and job.method:
-        return job.method
-    if job.state == "FAILED" and job.method not in {None, *EXACT} and "acknowledged_at" in job.detail:
-        return parse_methods(run.settings.unlearning.methods)[-1]
-    usable = reply if reply is not None and reply.status == "ok" else None
-    return choose(usable, parse_methods(run.settings.unlearning.methods), EXACT, seed=seed)
-
-
-def _seed(run: Run, job: Job, *, look: int) -> int:
-    """Return the seed of one look at one job; jobs share none.
-
-    Verdict and ledger tell it, so it must not lead to the job: it is made of the job's name there, not of its id.
-    """
-    text = f"{run.settings.audit.seed} {run.registry.name_of(job)} {look}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
 def _models(run: Run, slots: set[int]) -> dict[int, str]:

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from server.auditor import judge_job
+from server.auditor import judge_job, look
 from shared.audit_messages import AuditReply, Readings
 
 ASKED = datetime.fromisoformat("2026-11-23T15:43:10+00:00")
@@ -54,17 +54,9 @@ def verdict_of(*, exact=True, whole=False, copies=16, means=(0.4, 1.9, 0.4), hol
     answers = [
         answer(seed + n, copies=count, means=means, exact=exact, kept=not whole) for n, count in enumerate(counts)
     ]
-    first, second = (*answers, None, None)[:2]
-    return judge_job(
-        first,
-        checks("", whole=whole, exact=exact, holds=holds),
-        job="j",
-        slot=0,
-        method="exact" if exact else "finetune",
-        exact=exact,
-        seeds=[7, 8][: len(answers)],
-        confirmation=second,
-    )
+    method = "exact" if exact else "finetune"
+    found = [look(one, method, exact=exact, seed=7 + n) for n, one in enumerate(answers)]
+    return judge_job(found, checks("", whole=whole, exact=exact, holds=holds), method=method, exact=exact)
 
 
 def audited(row, **changes):

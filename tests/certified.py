@@ -46,7 +46,7 @@ def statistics(method: str = "exact", **values: Any) -> dict[str, Any]:
 def verdict(**values: Any) -> dict[str, Any]:
     check = {"name": "model as acknowledged", "expected": digest(MODEL), "seen": digest(MODEL), "holds": True}
     told = {"verdict": "PASS", "words": "It passed.", "method": "exact", "exact": True}
-    told |= {"before": statistics("nothing", verdict="FAIL"), "after": statistics(), "retained": None}
+    told |= {"before": statistics("nothing", verdict="FAIL"), "after": statistics(), "retained": None, "earlier": []}
     return told | {"bytes": {"holds": True, "checks": [check]}, "seeds": [7], "copies": 160} | values
 
 

@@ -15,8 +15,8 @@ from client.auditing import audit, verify
 from client.store import Store
 from server import auditor, certifying, keys
 from server.certificate import path_of
+from server.looks import _seed
 from server.rows import Job, Patient
-from server.withdrawals import _seed
 from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.messages import Identity, read, write
 from shared.model import digest
@@ -179,7 +179,7 @@ def test_a_leftover_fails_the_job_until_it_is_gone(fleet, job):
 
 
 def test_a_method_that_does_not_pass_climbs_to_exact(fleet, job, monkeypatch):
-    monkeypatch.setattr("server.withdrawals.choose", lambda *_, **__: "finetune")
+    monkeypatch.setattr("server.looks.choose", lambda *_, **__: "finetune")
     run = fleet.run()  # with two copies an arm nothing approximate passes, and at the run's end it is tried again
     assert [asked(message)["serve"] for message in sent(fleet, "train.unlearn")] == ["finetune", "exact"]
     assert now(fleet, job).state == "CERTIFIED"
@@ -192,7 +192,7 @@ def test_a_method_that_does_not_pass_climbs_to_exact(fleet, job, monkeypatch):
 
 
 def test_the_audit_chooses_the_method_before_the_device_is_asked(fleet, job, monkeypatch):
-    monkeypatch.setattr("server.withdrawals.choose", lambda *_, **__: "finetune")
+    monkeypatch.setattr("server.looks.choose", lambda *_, **__: "finetune")
     fleet.answer_s = 0.5
     fleet.grid.silent.add(FIRST_NODE + job.slot)
     fleet.registry.advance(job.id, "DISPATCHED", detail={"method": "exact"})  # by an earlier run
@@ -203,7 +203,7 @@ def test_the_audit_chooses_the_method_before_the_device_is_asked(fleet, job, mon
 
 
 def test_an_exact_method_that_is_refuted_is_looked_at_again_with_more_copies(fleet, job, monkeypatch):
-    monkeypatch.setattr("server.withdrawals.wants_confirmation", lambda *_, **__: True)
+    monkeypatch.setattr("server.looks.wants_confirmation", lambda found, **_: len(found) == 1)
     run = fleet.run()
     # Eight copies refute by chance in a twentieth of the runs, and then the job is tried once more.
     first, second, *_ = (asked(message) for message in sent(fleet, "query.audit"))
@@ -329,7 +329,7 @@ def test_an_audit_s_seed_leads_to_no_job_once_the_patient_is_forgotten(fleet):
     (seed,) = run.withdrawals[job.id].verdict["seeds"]
     guesses = (f"{fleet.settings.audit.seed} {word} 0" for word in (job.id, patient.id, patient.pseudonym))
     assert seed not in {int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in guesses}
-    assert _seed(run, job, look=0) != seed  # the salt is gone, and with it the way from the job to its seed
+    assert _seed(run, job, number=0) != seed  # the salt is gone, and with it the way from the job to its seed
 
 
 @pytest.mark.parametrize("second", ["refuses", "is silent"])

@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from server.auditor import bytes_of, choose, judge_job, judge_method, statistics, wants_confirmation
-from shared.audit_messages import AuditReply, Readings, VerifyReply
+from server.auditor import bytes_of, choose, judge_job, judge_method, look, statistics, wants_confirmation
+from server.comparison import check_reply
+from server.verdicts import STANDS_IN
+from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply
 from shared.errors import AuditError
 from shared.inference import auc_interval
 from shared.messages import UnlearnReply
+from shared.settings import Personalisation, Unlearning
 
 EXACT = frozenset({"exact"})
 SHIFTS = {"nothing": 2.0, "finetune": 2.0, "overshoot": -2.0, "exact": 0.0}
@@ -54,14 +57,26 @@ def single_model(copies=16) -> AuditReply:
     return AuditReply("job", 3, "ok", arms={"never": same, "exact": same, "nothing": other, "finetune": other})
 
 
-def judged(reply, *, method="exact", found=None, **more):
-    found = found or checked()
-    return judge_job(reply, found, job="job", slot=3, method=method, exact=method in EXACT, seeds=[0], **more)
+def looks_at(*replies, method="exact"):
+    return [look(reply, method, exact=method in EXACT, seed=seed) for seed, reply in enumerate(replies)]
 
 
-def checked(scope="records", verified=ON_DISK, *, acknowledged=OK, clean=True, exact=True, weights=None):
+def judged(*replies, method="exact", found=None, **more):
+    looks = looks_at(*replies, method=method)
+    return judge_job(looks, found or checked(), method=method, exact=method in EXACT, **more)
+
+
+def checked(scope="records", verified=ON_DISK, *, acknowledged=OK, clean=True, exact=True, remade=True, weights=None):
     return bytes_of(
-        scope, ["gone"], acknowledged, verified, general="general", lineage_clean=clean, exact=exact, weights=weights
+        scope,
+        ["gone"],
+        acknowledged,
+        verified,
+        general="general",
+        lineage_clean=clean,
+        exact=exact,
+        remade=exact and remade and scope == "records",
+        weights=weights,
     )
 
 
@@ -180,10 +195,50 @@ def test_what_cannot_be_judged_is_refused_by_name_and_lets_nothing_pass(case):
     assert choose(BROKEN[case], ("finetune", "exact"), EXACT, seed=0) == "exact"
 
 
+ASKED = AuditRequest(
+    job="job",
+    scope="records",
+    records=("gone",),
+    methods=("finetune", "exact"),
+    personalisation=Personalisation(),
+    unlearning=Unlearning(),
+    copies=16,
+    epsilon_sd=0.05,
+    seed=0,
+)
+UNASKED = {
+    **{name: BROKEN[name] for name in BROKEN if name not in ("refused", "other segments")},
+    "a method less": without(answer(), "exact"),
+    "what was not unlearned is missing": without(answer(), "nothing"),
+    "what is kept is missing": without(answer(), "exact", "retained"),
+    "fewer copies than were asked for": answer(copies=8),
+    "more copies than were asked for": answer(copies=17),
+    "too few controls": replace(
+        answer(),
+        arms={
+            arm: {**groups, "control": readings(np.array(groups["control"].margins)[:, :9])}
+            for arm, groups in answer().arms.items()
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNASKED)
+def test_an_answer_that_is_not_what_was_asked_for_is_refused_by_name(case):
+    with pytest.raises(AuditError, match="job"):
+        check_reply(UNASKED[case], ASKED, slot=3, kept=True)
+
+
+def test_an_answer_as_it_was_asked_for_is_accepted_and_so_is_a_refusal():
+    check_reply(answer(), ASKED, slot=3, kept=True)
+    check_reply(without(answer(), "exact", "retained"), ASKED, slot=3, kept=False)
+    check_reply(BROKEN["refused"], ASKED, slot=3, kept=True)
+
+
 @pytest.mark.parametrize(("job", "slot"), [("another", 3), ("job", 4)])
 def test_an_answer_of_another_job_or_device_is_not_used(job, slot):
     with pytest.raises(AuditError, match="not used"):
-        judge_job(answer(), checked(), job=job, slot=slot, method="exact", exact=True, seeds=[0])
+        check_reply(replace(answer(), job=job), ASKED, slot=slot, kept=True)
     with pytest.raises(AuditError, match="not used"):
         checked(verified=replace(ON_DISK, job=job, slot=slot))
 
@@ -198,9 +253,21 @@ def test_the_ladder_ends_at_exact():
 
 def test_bytes_of_a_partial_withdrawal_are_those_of_a_fresh_copy():
     assert checked()["holds"]
+    rolled_back = replace(ON_DISK, served="general")
+    assert not checked(verified=rolled_back, acknowledged=replace(OK, after="general"))["holds"]  # who says so?
+    assert checked(verified=replace(rolled_back, fresh="general"), acknowledged=replace(OK, after="general"))["holds"]
     assert not checked(verified=replace(ON_DISK, fresh="other"))["holds"]
     assert not checked(verified=replace(ON_DISK, general="other"))["holds"]
     assert checked(verified=replace(ON_DISK, fresh="other"), exact=False)["holds"]
+
+
+def test_a_general_model_that_stands_in_claims_its_own_bytes_and_no_more():
+    stands_in = replace(ON_DISK, served="general", fresh="")
+    found = checked(verified=stands_in, acknowledged=replace(OK, served="", after="general"), remade=False)
+    assert found["holds"]
+    words = judge_job([], found, method=STANDS_IN, exact=True)["words"]
+    assert "The general model, which no wearable's data reach, is in use" in words
+    assert "what it would have been" not in words
 
 
 def test_bytes_of_a_full_withdrawal_are_the_general_models():
@@ -253,26 +320,33 @@ def test_exact_passes_on_bytes_and_says_what_the_copies_add():
 
 
 def test_exact_without_copies_passes_on_bytes_and_says_so():
-    for none in (None, AuditReply("job", 3, "refused", reason="no personal model")):
-        verdict = judged(none)
-        assert (verdict["verdict"], verdict["after"], verdict["copies"]) == ("PASS", None, 0)
-        assert "No copies were compared" in verdict["words"]
+    verdict = judged()
+    assert (verdict["verdict"], verdict["after"], verdict["copies"]) == ("PASS", None, 0)
+    assert "No copies were compared." in verdict["words"]
+    assert "compared: no personal model." in judged(unmeasured="no personal model")["words"]
 
 
 def test_an_exact_method_is_refuted_by_two_looks_and_not_by_one():
     lie = answer(shifts={"nothing": 2.0, "exact": 2.0})
-    assert wants_confirmation(lie, "exact", seed=0)
-    assert not wants_confirmation(answer(), "exact", seed=0)
-    assert judged(lie)["verdict"] == "INCONCLUSIVE"
     again = answer(9, copies=64, shifts={"nothing": 2.0, "exact": 2.0})
-    assert judged(lie, confirmation=again)["verdict"] == "FAIL"
-    cleared = judged(lie, confirmation=answer(9, copies=64))
-    assert (cleared["verdict"], cleared["copies"]) == ("PASS", 64)
+    assert wants_confirmation(looks_at(lie), exact=True)
+    assert not wants_confirmation(looks_at(lie, again), exact=True)
+    assert not wants_confirmation(looks_at(answer()), exact=True)
+    assert judged(lie)["verdict"] == "INCONCLUSIVE"
+    assert judged(lie, again)["verdict"] == "FAIL"
+
+
+def test_a_first_look_that_a_second_one_clears_is_told_all_the_same():
+    cleared = judged(answer(shifts={"nothing": 2.0, "exact": 2.0}), answer(9, copies=64))
+    assert (cleared["verdict"], cleared["copies"], cleared["seeds"]) == ("PASS", 64, [0, 1])
+    assert [one["verdict"] for one in cleared["earlier"]] == ["FAIL"]
+    assert "A first look refuted it (AUC " in cleared["words"]
+    assert "A first look" not in judged(answer())["words"]
 
 
 def test_an_approximate_method_needs_copies_that_pass():
     found = checked(exact=False)
-    assert judged(None, method="finetune", found=found)["verdict"] == "INCONCLUSIVE"
+    assert judged(method="finetune", found=found)["verdict"] == "INCONCLUSIVE"
     assert judged(answer(), method="finetune", found=found)["verdict"] == "FAIL"
     good = answer(2, copies=400, shifts={"nothing": 2.0, "finetune": 0.0})
     assert judged(good, method="finetune", found=found)["verdict"] == "PASS"
