@@ -22,12 +22,12 @@ from torch.optim.swa_utils import AveragedModel
 from server.crops import Crops, Rows
 from server.enrolment import refuse_other
 from server.registry import Registry
+from server.templates import template
 from server.versions import is_whole, keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
 from shared.errors import DataError, WorkspaceError
 from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, build, probabilities, to_bytes
-from shared.onnx_template import export_template
 from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Record, Signals, for_task, index, load
 from shared.ptbxl_tables import unlisted
@@ -111,7 +111,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
-    package = Package(to_bytes(model), export_template(model), public_segments(model, corpus, settings).to_bytes())
+    package = Package(to_bytes(model), template(model), public_segments(model, corpus, settings).to_bytes())
     record = {
         "digest": package.digest,
         "device": device_for_training().type,

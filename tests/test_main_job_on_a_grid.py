@@ -247,7 +247,7 @@ def test_a_method_that_is_not_exact_is_served_when_the_audit_chose_it(fleet, mon
     record = fleet.records(patient)[0]
     fleet.registry.withdraw(patient.id, records=[record])
     settings = fleet.settings.with_values({"unlearning.methods": "finetune"})
-    monkeypatch.setattr("server.withdrawals.choose", lambda *_, **__: "finetune")
+    monkeypatch.setattr("server.looks.choose", lambda *_, **__: "finetune")
     monkeypatch.setattr("server.certifying.close", lambda *_: None)  # it would not pass with two copies
     run = fleet.run(settings)
     ((_, reply),) = run.unlearned

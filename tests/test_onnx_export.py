@@ -12,6 +12,7 @@ import torch
 
 import shared
 from client.export import PARITY, export, largest_difference
+from server.templates import template
 from shared.errors import DataError
 from shared.model import ResNet34, build, model_digest, probabilities
 from shared.onnx_template import INPUT, OUTPUT, export_template, fill
@@ -35,12 +36,12 @@ def model(width: int, task: str) -> ResNet34:
 @pytest.fixture(scope="session")
 def templates() -> dict[str, bytes]:
     """One export a task; the graph of another width differs in its tensors' shapes only."""
-    return {task: export_template(model(16, task)) for task in ("single", "multi")}
+    return {task: template(model(16, task)) for task in ("single", "multi")}
 
 
 @pytest.fixture(scope="session")
 def wide() -> bytes:
-    return export_template(model(64, "single"))
+    return template(model(64, "single"))
 
 
 def run(data: bytes, segments: torch.Tensor) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_onnx_runtime_agrees_with_torch_at_the_paper_s_width(wide):
 
 def test_the_multi_task_at_the_paper_s_width_too():
     net = model(64, "multi")
-    assert export(net, export_template(net), general="g" * 64, check=SEGMENTS).parity <= 1e-4
+    assert export(net, template(net), general="g" * 64, check=SEGMENTS).parity <= 1e-4
 
 
 def test_the_same_weights_give_the_same_file_and_others_another(templates):
@@ -81,8 +82,29 @@ def test_the_same_weights_give_the_same_file_and_others_another(templates):
     assert export(other, templates["single"], general="g", check=SEGMENTS).digest != first.digest
 
 
-def test_exporting_again_gives_the_same_template(templates):
-    assert export_template(model(16, "single")) == templates["single"]
+def test_a_template_is_the_architecture_s_and_no_model_s(templates):
+    untrained = build(General(width=16, task="single", smoothing_ms=10.0, seed=5)).eval()
+    assert export_template(untrained) == templates["single"]
+
+
+def test_a_kept_template_is_used_again_unless_it_is_damaged_or_another_architecture_s(tmp_path, monkeypatch):
+    exported = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("server.templates.export_template", lambda net: exported.append(net.width) or b"%d" % net.width)
+    assert [template(model(width, "single")) for width in (4, 4, 6, 4)] == [b"4", b"4", b"6", b"4"]
+    assert template(model(4, "multi")) == b"4"
+    assert exported == [4, 6, 4]
+    for path in (tmp_path / "cache" / "lethe").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert template(model(4, "single")) == b"4"
+    assert exported == [4, 6, 4, 4]
+
+
+def test_a_template_that_cannot_be_kept_is_exported_each_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("server.templates.export_template", lambda _: b"graph")
+    assert [template(model(4, "single")) for _ in range(2)] == [b"graph", b"graph"]
 
 
 def test_a_template_holds_no_weights(templates):
