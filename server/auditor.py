@@ -9,11 +9,32 @@ from typing import Literal
 
 from server.comparison import NOTHING, Comparison, has
 from server.method_audit import judge_method
+from server.rule import decide, enough, of_job
 from server.verdict_words import job_words, statistics_words
-from server.verdicts import Bytes, Check, JobVerdict, Look, MethodVerdict, Score, Statistics, Verdict
+from server.verdicts import (
+    ANSWER,
+    BUNDLED,
+    FRESH,
+    GENERAL,
+    LEFTOVERS,
+    LINEAGE,
+    NO_MODEL,
+    RECORDS,
+    SERVED,
+    START,
+    WEIGHTS,
+    Bytes,
+    Check,
+    JobVerdict,
+    Look,
+    MethodVerdict,
+    Score,
+    Statistics,
+    Verdict,
+)
 from shared.audit_messages import AuditReply, VerifyReply
 from shared.errors import AuditError
-from shared.inference import EQUIVALENT, LEVEL, detectable_auc, needed
+from shared.inference import detectable_auc
 from shared.messages import UnlearnReply
 
 __all__ = [
@@ -34,21 +55,13 @@ __all__ = [
     "wants_confirmation",
 ]
 
-LEAST_COPIES = 8  # fewer an arm decide nothing: the normal approximation of Mann-Whitney's test is too keen below
-ANSWER = "answer of the device"
-FRESH = "the bytes of a fresh copy"
-GENERAL = "the general model's bytes"
-CONFIRMATION = 4  # times the copies, for the second look at an exact method that the first one refutes
-
 
 def statistics(
     reply: AuditReply, method: str, *, group: str = "forgotten", exact: bool = False, seed: int
 ) -> Statistics:
     """Compare a method's copies with copies that never saw the segments.
 
-    PASS: the 90 % interval of the primary AUC lies within .5 +- .10 and the lower bound on epsilon is 0. FAIL: its
-    95 % interval excludes .5, on either side, or, unless the method is exact, a secondary score rejects after Holm:
-    of an exact method, whose copies are what they are compared with, a twentieth are refuted by chance and no more.
+    What they come to is for `server/rule.py`.
 
     Args:
         reply: a device's answer.
@@ -62,7 +75,7 @@ def statistics(
     """
     compared = Comparison.of(reply, method, group=group, seed=seed)
     scores = compared.scores()
-    verdict = _decide(scores, compared.n, exact=exact)
+    verdict = decide(scores, compared.n, exact=exact)
     found: Statistics = {
         "method": method,
         "group": group,
@@ -75,29 +88,11 @@ def statistics(
         "never": compared.never.segments.margins.mean(axis=1).tolist(),
         "scores": scores,
         "detectable": detectable_auc(compared.n, variance=compared.variance),
-        "needed": _needed(scores[0], compared) if verdict == "INCONCLUSIVE" else None,
+        "needed": enough(scores[0], compared.n, variance=compared.variance) if verdict == "INCONCLUSIVE" else None,
         "verdict": verdict,
         "words": "",
     }
     return {**found, "words": statistics_words(found)}
-
-
-def _decide(scores: Sequence[Score], n: int, *, exact: bool) -> Verdict:
-    primary, *others = scores
-    if n < LEAST_COPIES:
-        return "INCONCLUSIVE"
-    if not primary["low95"] <= 0.5 <= primary["high95"]:
-        return "FAIL"
-    if not exact and any(score["p_holm"] < LEVEL for score in others):
-        return "FAIL"
-    near = primary["low90"] >= 0.5 - EQUIVALENT and primary["high90"] <= 0.5 + EQUIVALENT
-    return "PASS" if near and primary["epsilon"] == 0 else "INCONCLUSIVE"
-
-
-def _needed(primary: Score, compared: Comparison) -> int:
-    """Return how many copies an arm would decide; more than there are."""
-    copies = max(LEAST_COPIES, needed(primary["auc"], variance=compared.variance))
-    return copies if copies > compared.n else CONFIRMATION * compared.n  # near .5, and epsilon's bound is not 0
 
 
 def choose(reply: AuditReply | None, ladder: Sequence[str], exact: Collection[str], *, seed: int) -> str:
@@ -167,13 +162,13 @@ def bytes_of(
         )
     left = sorted(verified.records if scope == "patient" else set(withdrawn) & set(verified.records))
     checks = [
-        _equal("model as acknowledged", acknowledgement.after, verified.served),
-        _equal("ONNX file as acknowledged", acknowledgement.bundle, verified.bundle),
-        _check("withdrawn records", "none", ", ".join(left) or "none", holds=not left),
-        _check("leftover files", "none", ", ".join(verified.leftovers) or "none", holds=not verified.leftovers),
+        _equal(SERVED, acknowledgement.after, verified.served),
+        _equal(BUNDLED, acknowledgement.bundle, verified.bundle),
+        _check(RECORDS, "none", ", ".join(left) or "none", holds=not left),
+        _check(LEFTOVERS, "none", ", ".join(verified.leftovers) or "none", holds=not verified.leftovers),
     ]
     if weights is not None:
-        checks.append(_equal("weights as the server sees them", verified.served, weights))
+        checks.append(_equal(WEIGHTS, verified.served, weights))
     if exact:
         checks += _exact_checks(verified, general=general, lineage_clean=lineage_clean, remade=remade)
     return {"holds": all(check["holds"] for check in checks), "checks": checks}
@@ -182,14 +177,14 @@ def bytes_of(
 def _exact_checks(verified: VerifyReply, *, general: str, lineage_clean: bool, remade: bool) -> list[Check]:
     """Return what makes a served model what it would have been; no model holds nothing."""
     lineage = "no withdrawn record" if lineage_clean else "a withdrawn record"
-    checks = [_check("lineage of the general model", "no withdrawn record", lineage, holds=lineage_clean)]
+    checks = [_check(LINEAGE, "no withdrawn record", lineage, holds=lineage_clean)]
     if not verified.served:
-        return [*checks, _check("model in use", "none, or what it would have been", "none", holds=True)]
+        return [*checks, _check(NO_MODEL, "none", "none", holds=True)]
     if not remade:
         return [*checks, _equal(GENERAL, general, verified.served)]
     return [
         *checks,
-        _equal("general model it starts from", general, verified.general),
+        _equal(START, general, verified.general),
         _equal(FRESH, verified.fresh, verified.served),
     ]
 
@@ -230,7 +225,9 @@ def judge_job(looks: Sequence[Look], found: Bytes, *, method: str, exact: bool, 
         method, exact: what is served.
         unmeasured: why no copies were compared, where that is known.
     """
-    verdict = _of_job([one["after"]["verdict"] for one in looks], found, exact=exact)
+    answered = all(check["name"] != ANSWER for check in found["checks"])
+    outcomes = [one["after"]["verdict"] for one in looks]
+    verdict = of_job(outcomes, holds=found["holds"], answered=answered, exact=exact)
     last = looks[-1] if looks else None
     judged: JobVerdict = {
         "verdict": verdict,
@@ -246,13 +243,3 @@ def judge_job(looks: Sequence[Look], found: Bytes, *, method: str, exact: bool, 
         "copies": last["after"]["n"] if last else 0,
     }
     return {**judged, "words": job_words(judged, unmeasured=unmeasured)}
-
-
-def _of_job(after: Sequence[Verdict], found: Bytes, *, exact: bool) -> Verdict:
-    if not found["holds"]:
-        return "INCONCLUSIVE" if found["checks"][0]["name"] == ANSWER else "FAIL"
-    if not exact:
-        return after[-1] if after else "INCONCLUSIVE"
-    if not after or after[-1] != "FAIL":
-        return "PASS"
-    return "FAIL" if len(after) > 1 else "INCONCLUSIVE"  # one look is refuted by chance in a twentieth of jobs

@@ -15,6 +15,7 @@ from securesystemslib.signer import CryptoSigner
 
 from server import evidence, keys
 from server.ledger import Head
+from server.recount import BYTES_ALONE
 from server.rows import Job, ModelRow
 from server.statement import (
     BUNDLE,
@@ -43,8 +44,6 @@ from shared.files import write_atomically
 from shared.messages import UnlearnReply
 from shared.settings import Settings
 from shared.version import code_version
-
-BYTES_ALONE = "All checks of bytes hold; no copies were compared."
 
 
 class Witness(Protocol):

@@ -3,7 +3,11 @@
 `lethe certificate verify FILE --key PUB` needs no workspace. Nothing heavy is imported before a command runs.
 """
 
+import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +57,7 @@ def verify_certificate(
     from server.verification import verify
 
     data = _bytes(file)
-    files = {name: _bytes(path) for name, path in ((BUNDLE, bundle), (MODEL, model)) if path is not None}
+    files = {name: _sha256(path) for name, path in ((BUNDLE, bundle), (MODEL, model)) if path is not None}
     entries: list[Entry] | None = None
     public = [_bytes(path) for path in key or ()]
     if not public:
@@ -94,7 +98,7 @@ def list_certificates(home: Home = HOME, as_json: AsJson = False) -> None:
     rows: list[dict[str, Any]] = []
     for path in sorted(workspace.certificates.glob("*.json")):
         try:
-            report = verify(path.read_bytes(), public, now=datetime.now(UTC))
+            report = verify(_bytes(path), public, now=datetime.now(UTC))
             rows.append({"job": path.stem, **_told(path, report)})
         except DataError as error:
             rows.append({"job": path.stem, "file": str(path), "accepted": False, "sentence": str(error)})
@@ -162,7 +166,7 @@ def _of_workspace(home: Path) -> tuple[list[bytes], list[Any]]:
     from server.registry import Registry
 
     workspace = Workspace.open(home)
-    public = [one.path.read_bytes() for one in store.known(workspace.keys)]
+    public = [_bytes(one.path) for one in store.known(workspace.keys)]
     if not public:
         raise UsageError(f"no public key in {workspace.keys}; give one with --key, or make one: `lethe keys rotate`")
     with Registry.open(workspace.registry_path) as registry:
@@ -180,8 +184,30 @@ def _issued(workspace: Workspace, job: str) -> Path:
 
 
 def _bytes(path: Path) -> bytes:
+    """Return a certificate or a key; one byte more than the largest of them shows that a file is neither."""
+    from server.evidence import MOST_BYTES
+
+    with _opened(path) as file:
+        return file.read(MOST_BYTES + 1)
+
+
+def _sha256(path: Path) -> str:
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file to read; what never ends, such as a device or a pipe, is no file here.
+
+    Raises:
+        DataError: it is none, or cannot be read.
+    """
     try:
-        return path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no file; check the path")
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
 

@@ -53,6 +53,7 @@ def certificate_page(name: str, statement: Statement) -> RenderableType:
         ("audited by", "the device" if audit.mode == "device" else "the server, white-box"),
         *((f"bytes: {one.name}", "holds" if one.holds else "fails") for one in audit.bytes.checks),
         *_statistics("not unlearned", audit.before),
+        *(row for one in audit.earlier for row in _statistics("unlearned, a look before", one)),
         *_statistics("unlearned", audit.after),
         *_statistics("what is kept", audit.retained),
         ("seeds", ", ".join(map(str, audit.seeds)) or "none"),

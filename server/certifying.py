@@ -13,13 +13,12 @@ from server.looks import Looks
 from server.phases import Looked
 from server.rows import Job
 from server.run import Run, Withdrawal
-from server.verdicts import STANDS_IN, Bytes, Check, JobVerdict
+from server.verdicts import OTHERS, STANDS_IN, Bytes, Check, JobVerdict
 from shared.audit_messages import VerifyReply, VerifyRequest
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import UnlearnReply
 from shared.unlearning import EXACT
 
-OTHERS = "models of the other devices"
 SILENT = "the device has not told yet what is on its disk"
 
 

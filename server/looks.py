@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from server import phases
-from server.auditor import CONFIRMATION, choose, look, wants_confirmation
+from server.auditor import choose, look, wants_confirmation
 from server.comparison import check_reply
 from server.rows import UNFORGOTTEN, Job
+from server.rule import CONFIRMATION
 from server.run import Run
 from server.verdicts import Look
 from shared.audit_messages import AuditReply, AuditRequest

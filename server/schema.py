@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 
 from server.ledger import GENESIS
 from server.rows import ROLES, STATES, Kind, Scope
-from shared.errors import WorkspaceError
+from shared.errors import DamagedError, WorkspaceError
 
 VERSION = "2"
 BUSY_SECONDS = 5
@@ -230,7 +230,8 @@ def check(path: Path, opened: sa.Engine) -> None:
     """Make sure that the file is a sound registry of this version.
 
     Raises:
-        WorkspaceError: it is missing, damaged, something else, or of another version.
+        DamagedError: it is damaged, or something else.
+        WorkspaceError: it is missing, or of another version.
     """
     if not path.is_file():
         raise WorkspaceError(f"no registry at {path}; `lethe init` makes a workspace, or restore it from a backup")
@@ -269,8 +270,8 @@ def said_plainly(path: Path) -> Iterator[None]:
         raise WorkspaceError(f"registry {path} refused: {cause}; nothing was changed") from error
 
 
-def _damaged(path: Path, seen: str) -> WorkspaceError:
-    return WorkspaceError(
+def _damaged(path: Path, seen: str) -> DamagedError:
+    return DamagedError(
         f"registry {path} is damaged or is no registry ({seen}); it is left as it is: "
         "restore it from a backup, or make a new workspace with `lethe init`"
     )

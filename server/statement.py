@@ -13,6 +13,9 @@ PREDICATE_TYPE: Final = "urn:lethe:unlearning-certificate:v1"
 MODEL: Final = "served-model"
 BUNDLE: Final = "served-bundle.onnx"
 
+FIRST_YEAR, LAST_YEAR = 2000, 2999  # dates are added to
+MOST = 10**12  # of bytes erased, say; beyond, arithmetic is no longer exact everywhere
+
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
@@ -21,15 +24,20 @@ def _utc(text: str) -> str:
     moment = datetime.fromisoformat(text)
     if moment.utcoffset() != timedelta(0):
         raise ValueError("expected a time in UTC")
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ValueError(f"expected a year from {FIRST_YEAR} to {LAST_YEAR}")
     return text
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 MaybeDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]  # "" where there is no such model
 Moment = Annotated[str, StringConstraints(max_length=40), AfterValidator(_utc)]
-Word = Annotated[str, StringConstraints(max_length=200)]
-Words = Annotated[str, StringConstraints(max_length=2000)]
-Count = Annotated[int, Field(ge=0)]
+# What a terminal would take for a command, or what turns the direction of writing, is no text.
+PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$"
+Word = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]
+Words = Annotated[str, StringConstraints(max_length=4000, pattern=PLAIN)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,7 +89,7 @@ class Statistics(_Part):
     segments: Count
     identical: bool
     certainty: Share
-    scores: list[Score]
+    scores: Annotated[list[Score], Field(max_length=20)]
     detectable: Share
     needed: Count | None
     verdict: Verdict
@@ -101,7 +109,7 @@ class Bytes(_Part):
     """All comparisons of bytes."""
 
     holds: bool
-    checks: list[Check]
+    checks: Annotated[list[Check], Field(max_length=50)]
 
 
 class Audit(_Part):
@@ -119,11 +127,11 @@ class Audit(_Part):
     verdict: Verdict
     words: Words
     copies: Count
-    seeds: list[int]
+    seeds: Annotated[list[Seed], Field(max_length=2)]
     before: Statistics | None
     after: Statistics | None
     retained: Statistics | None
-    earlier: list[Statistics]
+    earlier: Annotated[list[Statistics], Field(max_length=1)]
     bytes: Bytes
 
 

@@ -11,6 +11,20 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 STANDS_IN = "general model"  # in a method's place, where a device serves the general model for want of a method
 
+# Names of the checks of bytes. In each, what was expected is also what was seen, or it does not hold.
+ANSWER = "answer of the device"
+SERVED = "model as acknowledged"
+BUNDLED = "ONNX file as acknowledged"
+RECORDS = "withdrawn records"
+LEFTOVERS = "leftover files"
+OTHERS = "models of the other devices"
+WEIGHTS = "weights as the server sees them"
+LINEAGE = "lineage of the general model"
+GENERAL = "the general model's bytes"
+START = "general model it starts from"
+FRESH = "the bytes of a fresh copy"
+NO_MODEL = "model in use"
+
 TITLES = {
     "margin": "mean margin",
     "ulira": "likelihood ratio (U-LiRA)",

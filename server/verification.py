@@ -16,11 +16,25 @@ from securesystemslib.signer import Key
 from server import ledger as chain
 from server.evidence import moment, read, read_payload
 from server.keys import verifier
-from server.statement import BUNDLE, MODEL, Score, Statement, Statistics
+from server.recount import contradictions
+from server.rule import of_job
+from server.statement import BUNDLE, MODEL, Statement
+from server.verdicts import (
+    BUNDLED,
+    FRESH,
+    GENERAL,
+    LEFTOVERS,
+    LINEAGE,
+    NO_MODEL,
+    OTHERS,
+    RECORDS,
+    SERVED,
+    STANDS_IN,
+    START,
+    WEIGHTS,
+)
 from shared.errors import UsageError
 
-LOW, HIGH = 0.4, 0.6  # where the 90 % interval of an approximate method's AUC must lie
-HOLM = 0.05
 SKEW = timedelta(minutes=5)  # by how much the clocks of two machines may differ
 EMPTY = hashlib.sha256(b"").hexdigest()  # the served model's digest where none is served
 
@@ -62,7 +76,7 @@ def verify(
     keys: Sequence[bytes],
     *,
     now: datetime,
-    files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, str] | None = None,
     ledger: Sequence[chain.Entry] | None = None,
 ) -> Report:
     """Check a certificate.
@@ -71,7 +85,8 @@ def verify(
         data: the file.
         keys: public keys in PEM, each as good as the others.
         now: with its time zone.
-        files: bytes of the served model (`statement.MODEL`) and of its bundle (`statement.BUNDLE`), as far as at hand.
+        files: sha256 of the served model's file (`statement.MODEL`) and of its bundle's (`statement.BUNDLE`), as far
+            as at hand.
         ledger: the hospital's ledger, if at hand.
 
     Raises:
@@ -154,66 +169,61 @@ def _dates(statement: Statement) -> Finding:
 
 
 def _evidence(statement: Statement) -> Finding:
-    """Check that the verdict follows from the evidence, as docs/AUDIT.md defines it."""
+    """Check that the bytes that had to be compared were, and that the verdict follows, as docs/AUDIT.md defines it."""
     told, audit = statement.predicate, statement.predicate.audit
-    wrong = [f"the check of bytes {one.name!r} fails" for one in audit.bytes.checks if not one.holds]
-    if not audit.bytes.checks or audit.bytes.holds != (not wrong):
-        wrong.append("the checks of bytes are missing or contradict each other")
-    if audit.after is not None and audit.after.method != told.method.name:
-        wrong.append(f"the statistics are of {audit.after.method!r}, the method is {told.method.name!r}")
-    wrong += _of_exact(statement) if told.method.exact else _of_approximate(audit.after)
+    checks = {check.name: check for check in audit.bytes.checks}
+    wrong = [
+        f"the check of {one.name!r} fails" for one in audit.bytes.checks if not one.holds or one.expected != one.seen
+    ]
+    expected = _expected(statement)
+    wrong += [f"there is no check of {name!r}" for name in expected if name not in checks]
+    wrong += [f"{name!r} is checked twice" for name in checks if [c.name for c in audit.bytes.checks].count(name) > 1]
+    wrong += [
+        f"the check of {name!r} expected {checks[name].expected}, and it should be {value}"
+        for name, value in expected.items()
+        if name in checks and checks[name].expected != value
+    ]
+    if GENERAL in expected and told.lineage.after != told.lineage.general:
+        wrong.append("the model in use is not the general one")
+    if audit.bytes.holds != all(check.holds for check in audit.bytes.checks):
+        wrong.append("the checks of bytes contradict their sum")
+    looks = [*audit.earlier, *([audit.after] if audit.after is not None else [])]
+    outcomes = [one.verdict for one in looks]
+    verdict = of_job(outcomes, holds=audit.bytes.holds, answered=True, exact=told.method.exact)
+    if verdict != audit.verdict:
+        wrong.append(f"the evidence comes to {verdict}, and the verdict is {audit.verdict}")
     good = "every check of bytes holds, and the statistics do not contradict"
     return Finding("evidence", not wrong, "; ".join(wrong) or good)
 
 
-def _of_exact(statement: Statement) -> list[str]:
-    told, wrong = statement.predicate, []
-    if told.audit.after is not None and told.audit.after.verdict == "FAIL":
-        wrong.append("the statistics say FAIL")
-    if told.request.scope == "patient" and told.lineage.after not in ("", told.lineage.general):
-        wrong.append("after a full withdrawal the model in use is not the general one")
-    return wrong
-
-
-def _of_approximate(after: Statistics | None) -> list[str]:
-    primary = [one for one in after.scores if one.primary] if after else []
-    if after is None or len(primary) != 1:
-        return ["an approximate method without statistics and one primary score"]
-    (score,) = primary
-    wrong = [] if after.verdict == "PASS" else [f"the statistics say {after.verdict}"]
-    if not LOW <= score.low90 <= score.high90 <= HIGH:
-        wrong.append(f"the 90 % interval {score.low90:.3f} to {score.high90:.3f} is not within {LOW} to {HIGH}")
-    if score.epsilon > 0:
-        wrong.append(f"the lower bound on epsilon is {score.epsilon:.3g}, expected 0")
-    if not score.low95 <= 0.5 <= score.high95:
-        wrong.append("the 95 % interval excludes .5")
-    wrong += [f"score {one.name} rejects" for one in after.scores if not one.primary and one.p_holm < HOLM]
-    return wrong
+def _expected(statement: Statement) -> dict[str, str]:
+    """Return the checks of bytes that there must be, and what each must have expected."""
+    told = statement.predicate
+    model, bundle = told.lineage.after or "none", statement.digest(BUNDLE)
+    found = {SERVED: model, BUNDLED: "none" if bundle == EMPTY else bundle, RECORDS: "none", LEFTOVERS: "none"}
+    found[OTHERS] = "unchanged"
+    if told.audit.mode == "white-box":
+        found[WEIGHTS] = model
+    if not told.method.exact:
+        return found
+    found[LINEAGE] = "no withdrawn record"
+    if model == "none":
+        return found | {NO_MODEL: "none"}
+    if told.request.scope == "patient" or told.method.name == STANDS_IN:
+        return found | {GENERAL: told.lineage.general}
+    return found | {START: told.lineage.general, FRESH: model}
 
 
 def _figures(statement: Statement) -> Finding:
-    audit = statement.predicate.audit
-    made = [one for one in (audit.before, audit.after, audit.retained) if one is not None]
-    wrong = [f"{one.method}: {score.name}" for one in made for score in one.scores if not _in_order(score)]
-    wrong += [f"{one.method}: {sum(s.primary for s in one.scores)} primary scores" for one in made if _unfit(one)]
-    if made and not audit.seeds:
-        wrong.append("statistics without a seed")
+    """Check that interval, p-value, power, verdict and words are those that the AUCs and counts come to."""
+    told, audit = statement.predicate, statement.predicate.audit
+    wrong = contradictions(audit, method=told.method.name, exact=told.method.exact)
     if wrong:
         return Finding("figures", False, f"figures contradict each other ({'; '.join(wrong)})")
     if audit.after is None:
         return Finding("figures", True, "no statistics were made; the verdict rests on bytes alone")
     power = f"{audit.after.n} copies an arm tell an AUC of {audit.after.detectable:.2f} from .5 with 80 % power"
-    return Finding("figures", True, f"consistent; {power}")
-
-
-def _unfit(one: Statistics) -> bool:
-    return bool(one.scores) and (sum(score.primary for score in one.scores) != 1 or one.n == 0)
-
-
-def _in_order(score: Score) -> bool:
-    rates = [(rate.low, rate.value, rate.high) for rate in (score.tpr_at_1, score.tpr_at_5) if rate is not None]
-    runs = [(score.low95, score.low90, score.auc, score.high90, score.high95), (score.p, score.p_holm), *rates]
-    return all(list(run) == sorted(run) for run in runs)
+    return Finding("figures", True, f"each follows from its AUC and counts; {power}")
 
 
 def _lineage(statement: Statement) -> Finding:
@@ -224,10 +234,10 @@ def _lineage(statement: Statement) -> Finding:
     return Finding("lineage", holds, words)
 
 
-def _file(statement: Statement, name: str, data: bytes | None) -> Finding:
-    if data is None:
+def _file(statement: Statement, name: str, seen: str | None) -> Finding:
+    if seen is None:
         return Finding(name, None, "not given, not checked")
-    seen, expected = hashlib.sha256(data).hexdigest(), statement.digest(name)
+    expected = statement.digest(name)
     holds = seen == expected
     rest = "as certified" if holds else f"and certified is {expected[:16]}…"
     words = f"the file given has sha256 {seen[:16]}…, {rest}"

@@ -6,6 +6,7 @@
     ├── AuditError             4   the auditor says no
     ├── DataError              5   a file or folder is not what it should be
     └── WorkspaceError         1   no workspace here, one from another version, or one in use
+        ├── DamagedError       5   the registry's file is not what it should be
         └── RunError           1   the Flower run failed, hung or was interrupted
 
 A message says what was seen, what was expected and what to do. It never names a waveform's values.
@@ -48,6 +49,12 @@ class DataError(LetheError):
 
 class WorkspaceError(LetheError):
     """There is no workspace here, it belongs to another version, or another run is using it."""
+
+
+class DamagedError(WorkspaceError):
+    """The registry's file is not what it should be."""
+
+    exit_code = 5
 
 
 class RunError(WorkspaceError):

@@ -1,14 +1,21 @@
 """A job that passed, and all that a certificate of it is made of; without any device."""
 
+import copy
+import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from server import certificate, keys
+from server.auditor import judge_job, look
 from server.rows import Job, ModelRow
+from server.verdicts import Look
 from server.workspace import Workspace
-from shared.audit_messages import VerifyReply
+from shared.audit_messages import AuditReply, Readings, VerifyReply
 from shared.messages import ErasedFile, UnlearnReply
 from shared.settings import Settings
 
@@ -18,41 +25,62 @@ MODEL, BUNDLE = b"the model in use", b"the same as ONNX"
 
 
 def digest(data: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 
-def score(name: str = "margin", **values: Any) -> dict[str, Any]:
-    rate = {"value": 0.02, "low": 0.0, "high": 0.05}
-    told = {"name": name, "primary": name == "margin", "auc": 0.51, "low90": 0.45, "high90": 0.57, "low95": 0.44}
-    return {
-        **told,
-        "high95": 0.58,
-        "p": 0.7,
-        "p_holm": 0.7,
-        "tpr_at_1": None,
-        "tpr_at_5": rate,
-        "epsilon": 0.0,
-    } | values
+def check(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "expected": value, "seen": value, "holds": True}
+
+
+def checks(*more: dict[str, Any], model: str = "", bundle: str = "") -> dict[str, Any]:
+    """What every certificate must have compared, and `more`."""
+    told = [check("model as acknowledged", model or digest(MODEL))]
+    told += [check("ONNX file as acknowledged", bundle or digest(BUNDLE)), check("withdrawn records", "none")]
+    told += [check("leftover files", "none"), check("models of the other devices", "unchanged")]
+    return {"holds": True, "checks": [*told, *more]}
+
+
+REMADE = (
+    check("lineage of the general model", "no withdrawn record"),
+    check("general model it starts from", "a" * 64),
+    check("the bytes of a fresh copy", digest(MODEL)),
+)
+
+
+@cache
+def looked(method: str, copies: int = 160) -> Look:
+    """What an auditor finds whose copies cannot be told from those that never saw the records."""
+    rng = np.random.default_rng(4)
+
+    def arm(shift: float) -> dict[str, Readings]:
+        margins = {"forgotten": rng.normal(shift, 1, (copies, 4)), "retained": rng.normal(size=(copies, 3))}
+        margins["control"] = rng.normal(size=(copies, 12))
+        return {
+            group: Readings(*(tuple(map(tuple, part.tolist())) for part in (m, np.logaddexp(0, -m), m - 1, m - 0.1)))
+            for group, m in margins.items()
+        }
+
+    arms = {"never": arm(0), "nothing": arm(2), method: arm(0)}
+    return look(AuditReply("job-1f2e", 3, "ok", arms=arms), method, exact=method == "exact", seed=7)
 
 
 def statistics(method: str = "exact", **values: Any) -> dict[str, Any]:
-    told = {"method": method, "group": "forgotten", "unit": "copy", "n": 160, "segments": 20, "identical": False}
-    told |= {"certainty": 0.8, "scores": [score(), score("ulira", p_holm=1.0)], "detectable": 0.59, "needed": None}
-    return told | {"verdict": "PASS", "words": "160 copies an arm do not tell.", "unlearned": [0.123456789]} | values
+    """One comparison of a look, with some of its figures changed."""
+    found = looked(method if method != "nothing" else "exact")["before" if method == "nothing" else "after"]
+    return copy.deepcopy(dict(found)) | values
 
 
-def verdict(**values: Any) -> dict[str, Any]:
-    check = {"name": "model as acknowledged", "expected": digest(MODEL), "seen": digest(MODEL), "holds": True}
-    told = {"verdict": "PASS", "words": "It passed.", "method": "exact", "exact": True}
-    told |= {"before": statistics("nothing", verdict="FAIL"), "after": statistics(), "retained": None, "earlier": []}
-    return told | {"bytes": {"holds": True, "checks": [check]}, "seeds": [7], "copies": 160} | values
+def verdict(method: str = "exact", **values: Any) -> dict[str, Any]:
+    """The verdict of a job of which some records go, with some of it changed."""
+    exact = method == "exact"
+    found = values.pop("bytes", checks(*REMADE) if exact else checks())
+    judged = judge_job(values.pop("looks", [looked(method)]), found, method=method, exact=exact)
+    return copy.deepcopy(dict(judged)) | values
 
 
 def approximate(**values: Any) -> dict[str, Any]:
     """A verdict on fine-tuning; `values` go into its statistics."""
-    return verdict(method="finetune", exact=False, after=statistics("finetune", **values))
+    return verdict("finetune", after=statistics("finetune", **values))
 
 
 def job(**values: Any) -> Job:

@@ -1,0 +1,54 @@
+"""The rule by which figures become PASS, FAIL or INCONCLUSIVE; auditor and verifier share it.
+
+Here nothing is measured: scores go in, a word comes out.
+"""
+
+from collections.abc import Sequence
+
+from server.verdicts import Score, Verdict
+from shared.inference import EQUIVALENT, LEVEL, needed
+
+LEAST_COPIES = 8  # fewer an arm decide nothing: the normal approximation of Mann-Whitney's test is too keen below
+CONFIRMATION = 4  # times the copies, for the second look at an exact method that the first one refutes
+
+
+def decide(scores: Sequence[Score], n: int, *, exact: bool) -> Verdict:
+    """Return what the scores of n copies an arm come to, the primary one first.
+
+    PASS: the 90 % interval of the primary AUC lies within .5 +- .10 and the lower bound on epsilon is 0. FAIL: its
+    95 % interval excludes .5, on either side, or, unless the method is exact, a secondary score rejects after Holm:
+    of an exact method, whose copies are what they are compared with, a twentieth are refuted by chance and no more.
+    """
+    primary, *others = scores
+    if n < LEAST_COPIES:
+        return "INCONCLUSIVE"
+    if not primary["low95"] <= 0.5 <= primary["high95"]:
+        return "FAIL"
+    if not exact and any(score["p_holm"] < LEVEL for score in others):
+        return "FAIL"
+    near = primary["low90"] >= 0.5 - EQUIVALENT and primary["high90"] <= 0.5 + EQUIVALENT
+    return "PASS" if near and primary["epsilon"] == 0 else "INCONCLUSIVE"
+
+
+def enough(primary: Score, n: int, *, variance: float) -> int:
+    """Return how many copies an arm would decide what n left open; more than n."""
+    copies = max(LEAST_COPIES, needed(primary["auc"], variance=variance))
+    return copies if copies > n else CONFIRMATION * n  # near .5, and epsilon's bound is not 0
+
+
+def of_job(after: Sequence[Verdict], *, holds: bool, answered: bool, exact: bool) -> Verdict:
+    """Return the verdict of a job.
+
+    Args:
+        after: what each look at the method's copies said, the first one first.
+        holds: whether all checks of bytes do.
+        answered: whether the device said what is on its disk.
+        exact: whether the method is.
+    """
+    if not holds:
+        return "FAIL" if answered else "INCONCLUSIVE"
+    if not exact:
+        return after[-1] if after else "INCONCLUSIVE"
+    if not after or after[-1] != "FAIL":
+        return "PASS"
+    return "FAIL" if len(after) > 1 else "INCONCLUSIVE"  # one look is refuted by chance in a twentieth of jobs
