@@ -18,7 +18,9 @@ from typing import Any, Literal, get_args
 from shared.errors import LetheError, UsageError
 
 EntryKind = Literal["consent", "job", "model", "verdict", "certificate", "key", "run"]
-Problem = Literal["changed", "missing", "duplicated", "reordered", "broken link", "clock", "truncated", "unguarded"]
+Problem = Literal[
+    "changed", "missing", "duplicated", "reordered", "broken link", "clock", "truncated", "unguarded", "contradicted"
+]
 Head = tuple[int, str]
 
 KINDS: tuple[EntryKind, ...] = get_args(EntryKind)

@@ -30,12 +30,13 @@ def verify_ledger(
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Check that no entry is changed, missing, moved or doubled; exit code 4 if one is."""
+    """Check that no entry is changed, missing, moved, doubled or contradicted; exit code 4 if one is."""
+    from server.history_check import check
     from server.registry import Registry
 
-    wanted = None if head is None else parse_head(head)
-    with Registry.open(Workspace.open(home).registry_path) as registry:
-        entries, findings = registry.verify_ledger(head=wanted)
+    wanted, workspace = None if head is None else parse_head(head), Workspace.open(home)
+    with Registry.open(workspace.registry_path) as registry:
+        entries, findings = check(workspace, registry, head=wanted)
     seq, digest = head_of(entries)
     result = {"holds": not findings, "entries": len(entries), "head": {"seq": seq, "hash": digest}}
     result["findings"] = [asdict(one) for one in findings]

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -222,6 +224,22 @@ def test_what_a_stolen_key_signs_is_not_in_the_ledger(hospital, lethe):
     code, _, err = lethe("certificate", "verify", forged, "--home", hospital.workspace.home)
     assert code == 4
     assert "knows of no certificate with the sha256 of this file" in err
+
+
+@pytest.mark.parametrize(("keep", "says"), [(1, "was there, with another hash"), (0, "its issue is not entered")])
+def test_a_ledger_whose_end_was_cut_off_is_found_by_the_certificates(hospital, lethe, keep, says):
+    path, home = entered(hospital), ("--home", hospital.workspace.home)
+    assert lethe("ledger", "verify", *home)[0] == 0
+    with closing(sqlite3.connect(hospital.workspace.registry_path)) as database:
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f"DROP TRIGGER {name}")
+        last = hospital.head[0] - keep
+        database.execute("DELETE FROM ledger WHERE seq > ?", (last,))
+        database.commit()
+    code, out, _ = lethe("ledger", "verify", *home)
+    assert code == 4
+    assert says in " ".join(out.split())
+    assert path.name in out
 
 
 def test_rotation_needs_a_yes_and_old_certificates_go_on_verifying(hospital, lethe):

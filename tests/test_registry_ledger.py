@@ -353,6 +353,34 @@ def test_a_head_that_was_seen_and_is_gone_is_told(home):
     run(home, "ledger", "verify", "--head", "17", expect=UsageError)
 
 
+def tampered(home: Path, *statements: str) -> str:
+    """Change the database behind the registry's back, its rules put away meanwhile, and verify."""
+    with closing(sqlite3.connect(home / "registry.db")) as database:
+        rules = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in rules:
+            database.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            database.execute(statement)
+        for _, sql in rules:
+            database.execute(sql)
+        database.commit()
+    return " ".join(run(home, "ledger", "verify", expect=AuditError).split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("DELETE FROM withdrawals", "whether patient 7012 has withdrawn record 549 is told otherwise by the history"),
+        ("UPDATE jobs SET state = 'CERTIFIED'", "is CERTIFIED in the table and REQUESTED in the history"),
+        ("DELETE FROM ledger WHERE seq > 3", "told otherwise by the history"),
+    ],
+)
+def test_a_table_that_says_something_else_than_the_history_is_found(registry, home, statement, says):
+    registry.withdraw("7012", records=["549"])
+    assert "each follows the last" in run(home, "ledger", "verify")
+    assert says in tampered(home, statement)
+
+
 def test_there_is_nothing_to_verify_without_a_workspace(tmp_path):
     run(tmp_path / "nowhere", "ledger", "verify", expect=WorkspaceError)
 
