@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import Key
 
 from server import keys
 from server.evidence import read, read_payload
@@ -49,7 +50,7 @@ def check(workspace: Workspace, registry: Registry, *, head: Head | None) -> tup
 
 def _witnesses(workspace: Workspace) -> Iterator[tuple[str, Head, str]]:
     """Give name, head and sha256 of every certificate that one of the workspace's keys has signed."""
-    known = [keys.verifier(one.path.read_bytes()) for one in keys.known(workspace.keys)]
+    known: list[Key] = [keys.verifier(one.path.read_bytes()) for one in keys.known(workspace.keys)]
     for path in sorted(workspace.certificates.glob("*.json")):
         data = path.read_bytes()
         with suppress(DataError, VerificationError):  # `lethe certificate list` says what is wrong with it
