@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import phases, results
+from server.forgotten import unname
 from server.general import Trained, is_stale, open_corpus, train_general
 from server.pictures import withhold
 from server.progress import Progress
@@ -69,6 +70,7 @@ def execute(run: Run) -> None:
     try:
         parse_methods(run.settings.unlearning.methods)
         withhold(run.workspace.reports, run.registry)
+        unname(run.workspace.reports, run.registry)
         meet(run)
         unlearn(run)
         trained = refresh(run)

@@ -52,6 +52,9 @@ class Witness(Protocol):
     def subject(self, patient: str) -> str:
         """Return the patient's name in the ledger."""
 
+    def name_of(self, job: Job) -> str:
+        """Return the job's name in the ledger."""
+
     def note_key(self, public_key: str) -> None:
         """Enter the key that signs."""
 
@@ -62,9 +65,12 @@ class Witness(Protocol):
         """Return the models with their lineage."""
 
 
-def path_of(workspace: Workspace, job: str) -> Path:
-    """Return where the certificate of a job is kept."""
-    return workspace.certificates / f"{job}.json"
+def path_of(workspace: Workspace, registry: Witness, job: Job) -> Path:
+    """Return where the certificate of a job is kept: under the job's name in the ledger, not under its id.
+
+    Once the patient is forgotten this is a path that nobody has ever used; the certificate itself names its holder.
+    """
+    return workspace.certificates / f"{registry.name_of(job)[:16]}.json"
 
 
 def issue(
@@ -124,7 +130,7 @@ def issue(
         statement = Statement(subject=_subjects(acknowledgement), predicate=predicate)
     except ValidationError as error:
         raise AuditError(f"job {job.id} cannot be certified as it is told: {_first(error)}") from error
-    path = path_of(workspace, job.id)
+    path = path_of(workspace, registry, job)
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, _signed(statement, signer, job=job.id))
     return path

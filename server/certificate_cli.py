@@ -99,9 +99,9 @@ def list_certificates(home: Home = HOME, as_json: AsJson = False) -> None:
     for path in sorted(workspace.certificates.glob("*.json")):
         try:
             report = verify(_bytes(path), public, now=datetime.now(UTC))
-            rows.append({"job": path.stem, **_told(path, report)})
+            rows.append({"name": path.stem, **_told(path, report)})
         except DataError as error:
-            rows.append({"job": path.stem, "file": str(path), "accepted": False, "sentence": str(error)})
+            rows.append({"name": path.stem, "file": str(path), "accepted": False, "sentence": str(error)})
     show({"certificates": rows}, as_json=as_json, render=lambda: certificate_views.certificate_table(rows))
 
 
@@ -173,13 +173,25 @@ def _of_workspace(home: Path) -> tuple[list[bytes], list[Any]]:
         return public, registry.ledger()
 
 
-def _issued(workspace: Workspace, job: str) -> Path:
-    from server.certificate import path_of
+def _issued(workspace: Workspace, name: str) -> Path:
+    """Return the file of a certificate, by its own name or by the id of its job.
 
-    path = path_of(workspace, job)
-    if path.parent != workspace.certificates or not path.is_file():
-        known = ", ".join(sorted(one.stem for one in workspace.certificates.glob("*.json"))) or "none"
-        raise UsageError(f"{job!r} is no file and no job with a certificate; certified are: {known}")
+    Raises:
+        UsageError: there is none; that of a forgotten patient is found by no job.
+    """
+    from server.certificate import path_of
+    from server.registry import Registry
+
+    files = {path.stem: path for path in workspace.certificates.glob("*.json")}
+    with Registry.open(workspace.registry_path) as registry:
+        by_job = {job.id: path_of(workspace, registry, job).stem for job in registry.jobs() if job.id == name}
+    path = files.get(by_job.get(name, name))
+    if path is None:
+        known = ", ".join(sorted(files)) or "none"
+        raise UsageError(
+            f"{name!r} is no file, no certificate and no job with one; there are: {known}. Of whom everything is "
+            "forgotten, the certificate is found by no job any more"
+        )
     return path
 
 

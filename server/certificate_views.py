@@ -76,14 +76,14 @@ def certificate_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not rows:
         return Text("No certificate yet; `lethe run` issues one for every withdrawal that passes its audit.")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in ("", "job", "issued", "valid until", "method", "outcome"):
+    for column in ("", "certificate", "issued", "valid until", "method", "outcome"):
         table.add_column(column, overflow="fold")
     for row in rows:
         mark, style = MARKS[row["accepted"]]
         said = (row.get("certificate") or {}).get("predicate")
         dates = (_when(said["issued_at"]), said["valid_until"][:10], said["method"]["name"]) if said else ("–",) * 3
         outcome = "accepted" if row["accepted"] else row["sentence"]
-        table.add_row(Text(mark, style=style), *(Text(cell) for cell in (row["job"], *dates, outcome)))
+        table.add_row(Text(mark, style=style), *(Text(cell) for cell in (row["name"], *dates, outcome)))
     return table
 
 

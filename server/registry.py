@@ -124,6 +124,13 @@ class Registry(JobBook):
             one = _patient(connection, patient).id
             return history.names_of(connection, one)[one].subject
 
+    def forgotten(self) -> set[int]:
+        """Return the slots of patients of whom all is certified as forgotten, and the names in the ledger with it."""
+        people, salts = schema.patients, schema.salts
+        gone = sa.select(people.c.slot).join(salts).where(salts.c.salt == history.DESTROYED, people.c.slot.is_not(None))
+        with self._reading() as connection:
+            return set(connection.scalars(gone))
+
     def name_of(self, job: Job) -> str:
         """Return a job's name in the ledger; once its patient is forgotten, one that nobody can look up."""
         with self._reading() as connection:

@@ -82,7 +82,8 @@ SHAPE: Mapping[str, Any] = {
     },
     "personal": [
         {
-            **dict.fromkeys(("slot", "records", "train_segments", "held_out_segments"), int),
+            **dict.fromkeys(("records", "train_segments", "held_out_segments"), int),
+            "slot": (int, None),
             **dict.fromkeys(("pseudonym", "split", "reason", "general", "personal", "bundle"), str),
             **dict.fromkeys(("own_general", "own_personal", "others_general", "others_personal"), _N),
             **{"accepted": bool, "parity": _N, "seconds": _N},
@@ -92,7 +93,13 @@ SHAPE: Mapping[str, Any] = {
     "withdrawals": [
         {
             **dict.fromkeys(("job", "pseudonym", "scope", "requested_at", "served", "general", "before", "after"), str),
-            **{"slot": int, "records": [str], "unlearned_at": (str, None), "equals_general": bool},
+            **{
+                "slot": (int, None),
+                "records": int,
+                "named": [str],
+                "unlearned_at": (str, None),
+                "equals_general": bool,
+            },
             "methods": [
                 {
                     **{"method": str, "exact": bool, "after": str, "seconds": _N},

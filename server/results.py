@@ -108,7 +108,8 @@ def describe_withdrawal(one: Withdrawal, pseudonym: str, settings: Settings) -> 
         "pseudonym": pseudonym,
         "slot": job.slot,
         "scope": job.scope,
-        "records": list(job.records),
+        "records": len(job.records),
+        "named": list(job.records),
         "requested_at": job.requested_at,
         "deadline": (
             datetime.fromisoformat(job.requested_at) + timedelta(days=settings.audit.deadline_days)

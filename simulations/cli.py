@@ -178,18 +178,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Build the HTML report of a run again and print its path."""
-    from server.pictures import withhold
-    from server.registry import Registry
     from server.report import build
     from server.workspace import Workspace
     from simulations import main_job
 
     workspace = Workspace.open(home)
     folder = main_job.latest(workspace, name)
-    with Registry.open(workspace.registry_path) as registry:
-        withhold(workspace.reports, registry)
+    main_job.tidy(workspace)
     page = build(folder)
-    main_job.build_missing(workspace)
     show({"run": folder.name, "report": str(page)}, as_json=as_json, render=lambda: str(page))
 
 

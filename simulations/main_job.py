@@ -69,7 +69,6 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
 
     The time that starting, talking to and stopping Flower took beside the phases is entered as overhead.
     """
-    from server import report
     from server.enrolment import refuse_other
     from server.registry import Registry
     from simulations.launcher import launch
@@ -88,19 +87,20 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     result["overhead_seconds"] = wall - sum(phase["seconds"] for phase in result["phases"])
     result["seconds"] = wall
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
+    tidy(workspace)  # after this, what is returned is the last that says whose certificate it is
+    return {**result, "report": str(folder / "report.html")}
+
+
+def tidy(workspace: Workspace) -> None:
+    """Take from the results of all runs what may no longer be shown, and build the pages that are missing then."""
+    from server import report
+    from server.forgotten import unname
     from server.pictures import withhold  # brings PyTorch: not before the launcher has looked whether it may run
+    from server.registry import Registry
 
     with Registry.open(workspace.registry_path) as registry:
-        withhold(workspace.reports, registry)  # of whoever has withdrawn in the last moments
-    page = report.build(folder)
-    build_missing(workspace)
-    return {**result, "report": str(page)}
-
-
-def build_missing(workspace: Workspace) -> None:
-    """Build the pages of earlier runs that were removed with a picture that may no longer be shown."""
-    from server import report
-
+        withhold(workspace.reports, registry)
+        unname(workspace.reports, registry)
     for path in sorted(workspace.reports.glob("*/result.json")):
         if not (path.parent / "report.html").exists():
             with suppress(DataError):  # of another version; `lethe report` says so to whom it concerns

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from server.rows import counted
+
 Row = Mapping[str, Any]
 
 
@@ -82,7 +84,7 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
     note = "erased files, whole digests and the verdicts' words are in the report"
     table = _table("Withdrawals", "patient", "withdrew", "segments", "before > now", "served", "verdict", note=note)
     for row in rows:
-        named = f"record {row['records'][0]}" if len(row["records"]) == 1 else f"{len(row['records'])} records"
+        named = f"record {row['named'][0]}" if len(row["named"]) == 1 else counted(row["records"], "record")
         scope = "everything" if row["scope"] == "patient" else named
         now = "general" if row["equals_general"] else row["after"][:7] or "none"
         verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"

@@ -142,7 +142,7 @@ def test_a_withdrawal_ends_with_a_verdict_and_a_certificate(fleet, job):
     assert (one.verdict["verdict"], one.verdict["method"], one.verdict["copies"]) == ("PASS", "exact", 2)
     names = [check["name"] for check in one.verdict["bytes"]["checks"]]
     assert {certifying.OTHERS, "the bytes of a fresh copy"} <= set(names)
-    path = path_of(fleet.workspace, job.id)
+    path = path_of(fleet.workspace, fleet.registry, job)
     assert one.certificate == {"file": path.name, "sha256": digest(path.read_bytes())}
     result = json.loads((fleet.workspace.reports / run.name / "result.json").read_text())
     (row,) = result["withdrawals"]
@@ -169,7 +169,7 @@ def test_a_leftover_fails_the_job_until_it_is_gone(fleet, job):
     run = fleet.run()
     failed = now(fleet, job)
     assert failed.state == "FAILED"
-    assert not path_of(fleet.workspace, job.id).exists()
+    assert not path_of(fleet.workspace, fleet.registry, job).exists()
     assert run.withdrawals[job.id].verdict["verdict"] == "FAIL"
     assert "leftover" in failed.detail["reason"]
     stray.unlink()

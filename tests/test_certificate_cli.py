@@ -197,7 +197,7 @@ def test_a_workspace_lists_and_shows_its_certificates(hospital, lethe):
     (path.parent / "job-torn.json").write_bytes(path.read_bytes()[:99])
     code, out, _ = lethe("certificate", "list", *home, "--json")
     assert code == 0
-    assert {row["job"]: row["accepted"] for row in json.loads(out)["certificates"]} == {
+    assert {row["name"]: row["accepted"] for row in json.loads(out)["certificates"]} == {
         path.stem: True,
         "job-torn": False,
     }
@@ -215,7 +215,7 @@ def test_a_workspace_lists_and_shows_its_certificates(hospital, lethe):
 def test_a_job_without_a_certificate_is_named_with_code_2(hospital, lethe, name):
     code, _, err = lethe("certificate", "show", name, "--home", hospital.workspace.home)
     assert code == 2
-    assert "no job with a certificate" in err
+    assert "no certificate and no job with one" in err
 
 
 def test_what_a_stolen_key_signs_is_not_in_the_ledger(hospital, lethe):

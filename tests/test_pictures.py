@@ -33,7 +33,7 @@ def test_an_earlier_report_loses_the_ecg_of_a_control_who_withdraws(used):
     assert segment.tobytes() not in (folder / "figures.npz").read_bytes()
     with np.load(folder / "figures.npz") as file:
         assert file.files == []
-    main_job.build_missing(used.workspace)
+    main_job.tidy(used.workspace)
     assert "has withdrawn" in page.read_text()
     with np.load(used.workspace.reports / "run-1" / "figures.npz") as file:
         assert str(file["record"]) in {row.id for row in used.registry.records(role="control")}

@@ -126,7 +126,7 @@ def test_hostile_strings_stay_text(tmp_path):
     for row in [*result["personal"], *result["withdrawals"]]:
         row["pseudonym"] = HOSTILE
     result["personal"][0] |= {"accepted": False, "reason": HOSTILE, "split": HOSTILE}
-    result["withdrawals"][0] |= {"job": HOSTILE, "records": [HOSTILE]}
+    result["withdrawals"][0] |= {"job": HOSTILE, "named": [HOSTILE]}
     result["withdrawals"][0]["erased"]["files"] = [HOSTILE, "\ud800"]
     result["withdrawals"][0]["methods"][0]["method"] = HOSTILE
     spoilt = json.loads(json.dumps(result["withdrawals"][0]["verdict"]))

@@ -19,8 +19,8 @@ def result(first_run_home) -> dict:
 
 
 WITHDRAWAL = {
-    "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": ["77"], "served": "exact",
-    "general": "g" * 64, "before": "a" * 64, "after": "b" * 64, "equals_general": False,
+    "job": "j-1", "pseudonym": "p-0badcafe", "slot": 0, "scope": "records", "records": 1, "named": ["77"],
+    "served": "exact", "general": "g" * 64, "before": "a" * 64, "after": "b" * 64, "equals_general": False,
     "reason": "", "unlearned_at": "2026-01-01T00:00:00+00:00", "state": "CERTIFIED",
     "verdict": {"verdict": "PASS"}, "certificate": {"file": "j-1.json", "sha256": "c" * 64},
     "erased": {"segments": 10, "bytes": 99, "files": ["recordings/77.npz"]},
@@ -115,7 +115,7 @@ def test_what_was_not_measured_is_not_a_number(result):
 def test_nothing_is_cut_at_80_columns(result):
     phases = ("directory", "general", "audit", "unlearn", "verify", "personalise", "probe", "audit", "unlearn")
     times = [{"name": name, "seconds": 123.4} for name in phases]
-    text = printed({**result, "withdrawals": [{**WITHDRAWAL, "records": ["12345"]}], "phases": times}, width=80)
+    text = printed({**result, "withdrawals": [{**WITHDRAWAL, "named": ["12345"]}], "phases": times}, width=80)
     assert "…" not in text
     assert "246.8" in text  # what was done twice is added up
 

@@ -1,0 +1,105 @@
+"""Once everything of a patient is certified as forgotten, nothing that is kept says which certificate was for whom."""
+
+import json
+
+import pytest
+from fleet import Fleet, copied, holding
+from typer.testing import CliRunner
+
+from server import evidence
+from server.forgotten import without_names
+from server.report import build
+from shared.errors import UsageError
+from simulations import main_job
+from simulations.cli import app
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory, first_run_home):
+    """Two patients of whom all has gone, one in two steps, and one who keeps some; pages were built meanwhile."""
+    fleet = Fleet(copied(first_run_home, tmp_path_factory.mktemp("forgotten") / "home"))
+    first = fleet.with_several_records()
+    second, third = [patient for patient in fleet.wearers() if patient != first][:2]
+    named = {patient.id: fleet.records(patient) for patient in (first, second)}
+    fleet.registry.withdraw(first.id, records=named[first.id][:1])
+    fleet.run()
+    for folder in fleet.workspace.reports.iterdir():
+        build(folder)
+    fleet.registry.withdraw(first.id)
+    fleet.registry.withdraw(second.id)
+    fleet.registry.withdraw(third.id, records=fleet.records(third)[:1])
+    fleet.run()
+    main_job.tidy(fleet.workspace)
+    yield fleet, [first, second], third, named
+    fleet.close()
+
+
+def results(fleet):
+    return [json.loads(path.read_text()) for path in sorted(fleet.workspace.reports.glob("*/result.json"))]
+
+
+def rows(fleet, part):
+    return [row for result in results(fleet) for row in result[part]]
+
+
+def test_no_file_of_the_hospital_s_names_them_any_more(after):
+    fleet, forgotten, third, _ = after
+    jobs = [job.id for job in fleet.registry.jobs() if job.patient in {one.id for one in forgotten}]
+    assert len(jobs) == 3
+    names = [*jobs, *(patient.pseudonym for patient in forgotten)]
+    needles = [name.encode() for name in names]
+    for folder in ("reports", "certificates", "flower", "models"):
+        assert holding(fleet.workspace.home / folder, needles) == []
+        assert not [
+            path for path in (fleet.workspace.home / folder).rglob("*") if any(name in path.name for name in names)
+        ]
+    assert holding(fleet.workspace.reports, [third.pseudonym.encode()]) != []
+
+
+def test_their_rows_have_no_device_no_record_and_no_digest_that_an_earlier_run_told(after):
+    fleet, forgotten, _, named = after
+    slots = {patient.slot for patient in forgotten}
+    certificates = [evidence.read(path.read_bytes()) for path in fleet.workspace.certificates.glob("*.json")]
+    before = {evidence.read_payload(one.payload).predicate.lineage.before for one in certificates}
+    assert len(certificates) == 4
+    assert not [
+        row for part in ("personal", "withdrawals", "silent") for row in rows(fleet, part) if row["slot"] in slots
+    ]
+    unnamed = [row for row in rows(fleet, "personal") if row["slot"] is None]
+    assert len(unnamed) >= 4
+    assert {row["personal"] for row in unnamed} | {row["bundle"] for row in unnamed} == {""}
+    gone = [row for row in rows(fleet, "withdrawals") if row["slot"] is None]
+    assert [row["named"] for row in gone] == [[]] * 3
+    assert sum(row["records"] for row in gone) >= sum(map(len, named.values()))
+    assert {row["before"] for row in gone} <= before  # the certificate's holder recognises it; it leads to nobody
+    files = [name for row in gone for name in row["erased"]["files"] if name.startswith("recordings")]
+    assert set(files) == {"recordings/…"}
+
+
+def test_the_pages_are_built_again_and_say_that_nobody_knows_whose_it_was(after):
+    fleet, _, third, _ = after
+    pages = [path.read_text() for path in sorted(fleet.workspace.reports.glob("*/report.html"))]
+    assert len(pages) == 3
+    assert "forgotten 1" in pages[-1]
+    assert "Whose it was is kept nowhere any more." in pages[-1]
+    assert third.pseudonym in pages[-1]
+
+
+def test_no_job_leads_to_their_certificates_and_another_s_does(after):
+    fleet, _, third, _ = after
+    home = ["--home", str(fleet.workspace.home)]
+    for job in fleet.registry.jobs():
+        done = CliRunner().invoke(app, ["certificate", "show", job.id, *home])
+        if job.patient == third.id:
+            assert done.exit_code == 0
+        else:
+            assert isinstance(done.exception, UsageError)
+            assert "found by no job any more" in str(done.exception)
+
+
+def test_results_that_name_nobody_who_is_forgotten_stay_as_they_are(after):
+    fleet, *_ = after
+    for result in results(fleet):
+        same = json.loads(json.dumps(result))
+        assert not without_names(same, fleet.registry.forgotten())
+        assert same == result
