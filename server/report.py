@@ -16,6 +16,7 @@ from server import figures, withdrawn
 from server.panels import STYLES, Panel, style_of
 from server.paper_probe import LARGEST_SMALL_EPSILON
 from server.report_input import Arrays, Result, load_arrays, load_result
+from server.roc import curves
 from server.verdicts import TITLES
 from server.wording import (
     clock,
@@ -186,6 +187,8 @@ def _withdrawal(number: int, row: Mapping[str, Any], result: Result) -> dict[str
         "standing": withdrawn.standing(row),
         "timeline": withdrawn.timeline(row, now=result["created"]) if shown else [],
         "evidence": withdrawn.evidence(f"w{number}-evidence", row["verdict"]) if shown else None,
+        "plainly": withdrawn.plainly(row) if shown and row["verdict"] else "",
+        "roc": curves(f"w{number}-roc", row["verdict"]) if shown else [],
         "compared": withdrawn.compared(row["verdict"]) if shown else [],
         "served_method": withdrawn.served_method(row),
         "delay": withdrawn.seconds_taken(row),

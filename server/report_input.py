@@ -52,6 +52,7 @@ _VERDICT = {
     **dict.fromkeys(("verdict", "words", "method"), str),
     **{"exact": bool, "copies": int, "seeds": [int]},
     **dict.fromkeys(("before", "after", "retained"), (_STATISTICS, None)),
+    "earlier": [_STATISTICS],
     "bytes": {"holds": bool, "checks": [{"name": str, "expected": str, "seen": str, "holds": bool}]},
 }
 SHAPE: Mapping[str, Any] = {

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from server.strips import Strip, arms, picture
+from server.verdicts import STANDS_IN
 from server.wording import clock, day, duration, time_of
 
 Claim = Literal["bytes", "remade", "approximate", "differs", "pending", "unmade"]
@@ -70,9 +71,58 @@ def standing(withdrawal: Row) -> Standing:
     if verdict["verdict"] == "INCONCLUSIVE":
         return Standing("warn", "INCONCLUSIVE", "Inconclusive")
     how = "exact" if verdict["exact"] else "not falsified at this power"
+    how = STANDS_IN if verdict["method"] == STANDS_IN else how
     if withdrawal["certificate"] is None:
         return Standing("warn", f"PASS, {how}; no certificate", f"Passed ({how}), not yet certified")
     return Standing("good", f"PASS, {how}", f"Passed and certified: {how}")
+
+
+def plainly(withdrawal: Row) -> str:
+    """Return the verdict for a reader who is no statistician; the auditor's own words stand in the appendix.
+
+    Made of the same numbers, and no stronger than they are.
+    """
+    verdict = withdrawal["verdict"]
+    wrong = [check["name"] for check in verdict["bytes"]["checks"] if not check["holds"]]
+    if wrong:
+        told = f"What is on the device is not what should be there ({', '.join(wrong)})."
+    elif not verdict["exact"]:
+        told = "The withdrawn records are gone from the device, and the model that learnt from them was changed."
+    elif verdict["method"] == STANDS_IN or withdrawal["scope"] == "patient":
+        told = (
+            "The device runs the general model, byte for byte: the file that it had before it met this patient."
+            if withdrawal["after"]
+            else "The device runs no model at all, and the records are gone from it."
+        )
+    else:
+        told = "The device runs, byte for byte, the file that it would have if it had never had these records."
+    return f"{told} {_of_copies(verdict)}{_what_now(verdict)}"
+
+
+def _of_copies(verdict: Row) -> str:
+    """Say what the comparison of copies adds, in one sentence or two."""
+    after, n = verdict["after"], verdict["copies"]
+    if after is None:
+        return "No copies were compared, so the bytes alone decide." if verdict["exact"] else "No copies were compared."
+    compared = f"{n} copies that were made with the records and then unlearned"
+    if after["verdict"] == "FAIL":
+        twice = ", twice," if verdict["earlier"] else ""
+        return f"But {compared} can{twice} be told from {n} that never had them, in more than chance explains."
+    doubt = " A first look said otherwise, as one in twenty does by chance." if verdict["earlier"] else ""
+    if verdict["exact"]:
+        return (
+            f"As a cross-check {compared} were compared with {n} that never had them: nothing speaks against it.{doubt}"
+        )
+    seen = f"In the audit {compared} could not be told from {n} that never had them"
+    if verdict["verdict"] == "PASS":
+        return f"{seen}. Not falsified at this power: a difference smaller than that is not ruled out."
+    return (
+        f"{seen}, and {n} are too few to rule a difference out; about {after['needed']:,} copies an arm would decide."
+    )
+
+
+def _what_now(verdict: Row) -> str:
+    return "" if verdict["verdict"] == "PASS" else " So there is no certificate, and the next run takes it up again."
 
 
 def timeline(withdrawal: Row, *, now: str) -> list[Step]:
@@ -212,7 +262,8 @@ def compared(verdict: Row | None) -> Sequence[tuple[str, Row]]:
         "after": f"After: made with the records, then unlearned by {method}",
         "retained": f"The records that are kept, after {method}",
     }
-    return [(name, verdict[key]) for key, name in named.items() if verdict[key] is not None]
+    looks = [(f"A look before: unlearned by {method}", one) for one in verdict["earlier"]]
+    return [*looks, *((name, verdict[key]) for key, name in named.items() if verdict[key] is not None)]
 
 
 def at(step: Step) -> tuple[str, str]:

@@ -161,7 +161,7 @@ def test_the_picture_has_a_dot_for_every_copy(tmp_path):
 def test_a_passed_exact_audit_without_copies_rests_on_bytes_and_says_so(tmp_path):
     text, page = article(tmp_path, copies=0)
     assert "No copies were compared for this withdrawal, so there is no picture of the evidence." in text
-    assert "byte for byte, what it would have been" in text
+    assert "runs, byte for byte, the file that it would have" in text
     assert "N = 0 copies" in page
     assert "strips" not in page[page.index("</style>") :]
 
@@ -215,3 +215,32 @@ def test_a_reason_of_a_failure_is_shown(tmp_path):
     result = failed()
     result["withdrawals"][1]["reason"] = "the bytes do not hold"
     assert "the bytes do not hold" in Page(written(tmp_path, result, {})[1]).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole", "says"),
+    [
+        ({}, True, "runs the general model, byte for byte: the file that it had before it met this patient."),
+        ({}, False, "the file that it would have if it had never had these records. As a cross-check 16 copies"),
+        ({"copies": 0}, False, "No copies were compared, so the bytes alone decide."),
+        ({"holds": False}, False, "is not what should be there (withdrawn records)."),
+        (
+            {"exact": False, "copies": 160},
+            False,
+            "Not falsified at this power: a difference smaller than that is not ruled out.",
+        ),
+        ({"exact": False}, False, "and 16 are too few to rule a difference out; about "),
+        ({"exact": False, "means": (0.4, 1.9, 1.9)}, False, "can be told from 16 that never had them, in more than"),
+        ({"means": (0.4, 1.9, 1.9), "looks": 2}, False, "can, twice, be told from 64 that never had them"),
+        ({"means": (0.4, 1.9, 1.9)}, False, "So there is no certificate, and the next run takes it up again."),
+    ],
+)
+def test_the_verdict_is_told_to_people_who_are_no_statisticians(tmp_path, changes, whole, says):
+    result = sample(2, 2)
+    row = next(row for row in result["withdrawals"] if (row["scope"] == "patient") == whole)
+    result["withdrawals"] = [audited(row, **changes)]
+    _, text = written(tmp_path, result, {})
+    page = Page(text)
+    assert says in page.text
+    assert result["withdrawals"][0]["verdict"]["words"] in page.text  # the auditor's own, in the appendix
+    assert ("ROC curve." in text) == (changes.get("copies", 16) > 0)
