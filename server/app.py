@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server import phases, results
+from server import phases, results, roll_call
 from server.forgotten import unname
 from server.general import Trained, is_stale, open_corpus, train_general
 from server.pictures import withhold
@@ -90,7 +90,7 @@ def meet(run: Run) -> None:
     if not slots:
         raise RunError("no patient with a wearable is enrolled; add one with `lethe patients add`")
     with run.progress.phase("directory"):
-        run.devices = phases.directory(
+        run.devices = roll_call.directory(
             run.grid, run=run.name, expected=max(slots) + 1, code=code_version(), answer_s=run.answer_s
         )
 
@@ -100,7 +100,7 @@ def refresh(run: Run) -> Trained:
 
     Both take a while, and patients may withdraw meanwhile. A model that a corpus patient is in is made again; a
     device whose patient withdrew is asked to forget before it is asked for a model, because it then still has what it
-    is to give account of.
+    is to give account of. Who withdrew while models were made is forgotten at once, before anything is measured.
     """
     while True:
         withdrawn = run.registry.withdrawn(PUBLIC_ROLES)
@@ -109,6 +109,7 @@ def refresh(run: Run) -> Trained:
         if trained is None or is_stale(run.workspace, run.registry, run.settings):
             continue
         passed_over = personalise(run, trained, withdrawn)
+        unlearn(run, only_new=True)
         if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
             return trained
 
@@ -198,11 +199,16 @@ def _enter_model(run: Run, trained: Trained, patient: str, reply: PersonaliseRep
 
 
 def probe(run: Run) -> None:
-    """Run the paper's probe on every device with a personal model."""
+    """Run the paper's probe on every device with a personal model whose patient does not wait to be forgotten."""
     slots = [slot for slot, reply in run.personal.items() if reply.status == "ok"]
+    owners = {patient.slot: patient.id for patient in run.registry.patients("wearable")}
+
+    def allowed(slot: int) -> bool:
+        return not awaits(run, owners[slot])
+
     with run.progress.phase("probe") as tell:
         run.probes = phases.probe(
-            run.grid, run.devices, slots, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+            run.grid, run.devices, slots, allowed, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
         )
 
 

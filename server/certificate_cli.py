@@ -131,7 +131,11 @@ def rotate_key(
     workspace = Workspace.open(home)
     if not yes:
         _confirm(workspace.keys / store.PRIVATE)
-    with workspace.lock("keys rotate"), Registry.open(workspace.registry_path) as registry:
+    with (
+        workspace.launching(),
+        workspace.lock("keys rotate"),
+        Registry.open(workspace.registry_path) as registry,
+    ):
         old, new = store.rotate(workspace.keys)
         registry.note_key(new)
     public = workspace.keys / store.PUBLIC

@@ -215,5 +215,7 @@ def _share(value: float | None) -> str:
 
 
 def _when(at: str, *, seconds: bool = False) -> str:
-    """Return a time for people: UTC, to the minute or the second."""
+    """Return a time for people: UTC, to the minute or the second; of what is forgotten only the day is known."""
+    if "T00:00:00.000" in at:
+        return at[:10]
     return at.replace("T", " ")[: 19 if seconds else 16]

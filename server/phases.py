@@ -14,12 +14,12 @@ from flwr.serverapp import Grid
 
 from server.rows import Job
 from shared.audit_messages import AUDIT, VERIFY, AuditReply, AuditRequest, VerifyReply, VerifyRequest
-from shared.errors import AuditError, DataError, RunError
+from shared.errors import AuditError, DataError
+from shared.machine import cores
 from shared.messages import (
     PERSONALISE,
     PROBE,
     UNLEARN,
-    WHOAMI,
     Identity,
     PersonaliseReply,
     PersonaliseRequest,
@@ -27,7 +27,6 @@ from shared.messages import (
     ProbeRequest,
     UnlearnReply,
     UnlearnRequest,
-    Whoami,
     blobs,
     read,
     write,
@@ -43,37 +42,9 @@ Devices = Mapping[int, tuple[int, Identity]]
 Tell = Callable[[int, int], None]
 Barred = Callable[[Job], tuple[str, ...]]
 
-WAIT_FOR_NODES_S = 180.0
 ANSWER_S = 1800.0
-WAVE = 16  # messages on the way at once: a general model travels with each, and they share the memory
+WAVE = cores()  # messages on the way at once: consent is read when one is sent, and in a queue it would be out of date
 POLL_S = 0.1
-
-
-def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float) -> dict[int, tuple[int, Identity]]:
-    """Wait for the devices and ask who they are: slot -> (node id, identity); those that stay silent are left out.
-
-    Raises:
-        RunError: too few devices came, or one runs other code than the server.
-    """
-    deadline = time.monotonic() + WAIT_FOR_NODES_S
-    nodes: list[int] = []
-    while len(nodes) < expected:
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{len(nodes)} of {expected} devices came within {WAIT_FOR_NODES_S:.0f} s; see the run's log"
-            )
-        nodes = list(grid.get_node_ids())
-        if len(nodes) < expected:
-            time.sleep(POLL_S)
-    requests = {node: partial(write, Whoami(run)) for node in nodes}
-    found = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
-    for identity in found.values():
-        if identity.code != code:
-            raise RunError(
-                f"the device in slot {identity.slot} runs code {identity.code}, the server {code}: "
-                "another checkout answers; stop it or start the run again"
-            )
-    return {identity.slot: (node, identity) for node, identity in found.items()}
 
 
 def personalise(
@@ -104,17 +75,29 @@ def personalise(
         return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
 
     requests = {devices[slot][0]: partial(request, slot) for slot in slots if slot in devices}
-    answers = _ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, answer_s=answer_s, tell=tell)
-    return _by_slot(devices, answers)
+    answers = ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, answer_s=answer_s, tell=tell)
+    return by_slot(devices, answers)
 
 
 def probe(
-    grid: Grid, devices: Devices, slots: Iterable[int], settings: Settings, *, run: str, answer_s: float, tell: Tell
+    grid: Grid,
+    devices: Devices,
+    slots: Iterable[int],
+    allowed: Callable[[int], bool],
+    settings: Settings,
+    *,
+    run: str,
+    answer_s: float,
+    tell: Tell,
 ) -> dict[int, ProbeReply]:
-    """Have devices run the paper's probe."""
-    request = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
-    requests = {devices[slot][0]: partial(write, request) for slot in slots}
-    return _by_slot(devices, _ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
+    """Have devices run the paper's probe, those that are `allowed` to when their turn comes."""
+
+    def request(slot: int) -> RecordDict | None:
+        wanted = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
+        return write(wanted) if allowed(slot) else None
+
+    requests = {devices[slot][0]: partial(request, slot) for slot in slots}
+    return by_slot(devices, ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
 
 
 def audit(
@@ -133,9 +116,7 @@ def audit(
     """
     unread: dict[int, DataError] = {}
     requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
-    answers = _ask(
-        grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell, unread=unread.__setitem__
-    )
+    answers = ask(grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell, unread=unread.__setitem__)
     found: dict[str, AuditReply | AuditError] = {}
     for job in jobs:
         node = devices[job.slot][0]
@@ -179,7 +160,7 @@ def unlearn(
         )
 
     requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
-    answers = _ask(grid, requests, UNLEARN, UnlearnReply, group=run, answer_s=answer_s, tell=tell)
+    answers = ask(grid, requests, UNLEARN, UnlearnReply, group=run, answer_s=answer_s, tell=tell)
     return _by_job(devices, jobs, answers)
 
 
@@ -206,20 +187,13 @@ def verify(
             weights[node] = digest(sent[MODEL])
 
     requests = {devices[slot][0]: partial(write, request) for slot, request in asked.items()}
-    answers = _ask(grid, requests, VERIFY, VerifyReply, group=run, answer_s=answer_s, tell=tell, beside=keep)
-    told = _by_slot({slot: devices[slot] for slot in asked}, answers)
+    answers = ask(grid, requests, VERIFY, VerifyReply, group=run, answer_s=answer_s, tell=tell, beside=keep)
+    told = by_slot({slot: devices[slot] for slot in asked}, answers)
     return {
         reply.job: Looked(reply, weights.get(devices[slot][0]))
         for slot, reply in told.items()
         if reply.job == asked[slot].job
     }
-
-
-def models_in_use(grid: Grid, devices: Devices, slots: Iterable[int], *, run: str, answer_s: float) -> dict[int, str]:
-    """Ask devices once more who they are: slot -> digest of the model in use, of those that answer."""
-    requests = {devices[slot][0]: partial(write, Whoami(run)) for slot in slots}
-    answers = _ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
-    return {slot: identity.personal for slot, identity in _by_slot(devices, answers).items()}
 
 
 def _written(request: Callable[[Job], object], job: Job) -> RecordDict:
@@ -229,18 +203,18 @@ def _written(request: Callable[[Job], object], job: Job) -> RecordDict:
 
 def _by_job(devices: Devices, jobs: Sequence[Job], answers: Mapping[int, ReplyOfJob]) -> dict[str, ReplyOfJob]:
     """Return the answers by job; an answer that is about another job is none."""
-    told = _by_slot(devices, answers)
+    told = by_slot(devices, answers)
     return {job.id: told[job.slot] for job in jobs if job.slot in told and told[job.slot].job == job.id}
 
 
-def _by_slot(devices: Devices, answers: Mapping[int, Reply]) -> dict[int, Reply]:
+def by_slot(devices: Devices, answers: Mapping[int, Reply]) -> dict[int, Reply]:
     """Return the answers by slot; a device speaks for its own slot only."""
     return {
         slot: answers[node] for slot, (node, _) in devices.items() if node in answers and answers[node].slot == slot
     }
 
 
-def _ask(
+def ask(
     grid: Grid,
     requests: Mapping[int, Callable[[], RecordDict | None]],
     message_type: str,

@@ -8,7 +8,7 @@ died has left UNLEARNED or AUDITED is taken up again: the device repeats its ack
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from server import certifying, looks, phases
+from server import certifying, looks, phases, roll_call
 from server.general import sound_packages
 from server.rows import DUE, UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
@@ -75,7 +75,7 @@ def awaits(run: Run, patient: str) -> bool:
 
 def _models(run: Run, slots: set[int]) -> dict[int, str]:
     """Return the digests of the models in use on other devices."""
-    return phases.models_in_use(run.grid, run.devices, slots, run=run.name, answer_s=run.answer_s)
+    return roll_call.models_in_use(run.grid, run.devices, slots, run=run.name, answer_s=run.answer_s)
 
 
 def _changed(before: Mapping[int, str], after: Mapping[int, str]) -> list[int]:

@@ -161,6 +161,24 @@ class Workspace:
         return self.home / "certificates"
 
     @contextmanager
+    def launching(self) -> Iterator[None]:
+        """Keep others from starting anything here that takes the lock, from before a run has it until it is over.
+
+        Raises:
+            WorkspaceError: another process is at it.
+        """
+        self.flower.mkdir(parents=True, exist_ok=True)
+        with (self.flower / "launcher.lock").open("a+") as file:
+            if not _taken(file):
+                file.seek(0)
+                who = f" (process {file.read()})"
+                raise WorkspaceError(f"another run is going on in {self.home}{who}; wait until it ends, or stop it")
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @contextmanager
     def lock(self, purpose: str, *, patience_s: float = 0.0) -> Iterator[None]:
         """Hold the workspace for one run; the lock dies with its process, however that ends.
 

@@ -4,6 +4,7 @@ A run is described by one `Settings`. Flower's run configuration and the scenari
 (`simulations/*.toml`) speak the same names, flattened with dots: `general.width`, `probe.epsilons_sd`.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf, isfinite
@@ -184,9 +185,14 @@ class Settings:
         for key, value in values.items():
             group, _, name = key.partition(".")
             if group not in groups or name not in get_type_hints(type(groups[group])):
-                raise UsageError(f"unknown setting {key!r}; the settings are {', '.join(sorted(self.flat()))}")
+                near = difflib.get_close_matches(key, self.flat(), n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UsageError(f"unknown setting {key!r}; {hint}the settings are {', '.join(sorted(self.flat()))}")
             groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
         return type(self)(**groups)
+
+
+_LISTS = ("probe.epsilons_sd",)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -216,6 +222,8 @@ def _checked(group: type, key: str, name: str, value: object) -> Value:
         value = float(value)
     if type(value) is not kind:
         raise UsageError(f"{key} is {value!r}, expected {kind.__name__}")
+    if key in _LISTS:
+        numbers(str(value))
     allowed = _RANGES.get(key, _Range())
     if isinstance(value, int | float) and value not in allowed:
         raise UsageError(f"{key} is {value!r}, expected {allowed}")

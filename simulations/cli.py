@@ -13,16 +13,18 @@ from typing import Annotated, Any
 
 import click
 import typer
+import typer.core
 
 from server.certificate_cli import certificate, keys
 from server.cli import devices, jobs, patients
 from server.ledger_cli import ledger
-from shared.errors import AuditError, LetheError, WorkspaceError, plainly
+from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
 from shared.terminal import show
 from simulations.audit_cli import app as audit
 from simulations.data_cli import app as data
 
+typer.core.HAS_RICH = False  # without Rich's help pages Typer still escapes for them, and prints "\\[required]"
 app = typer.Typer(
     name="lethe",
     help="Federated ECG wearables whose personal models unlearn on request, with evidence.",
@@ -117,13 +119,24 @@ def demo(
 
 
 @app.command()
-def run(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: Json = False) -> None:
+def run(
+    home: Home = DEFAULT_HOME,
+    assignments: Assignments = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Also rehearse withdrawals, if a setting says so.")] = False,
+    as_json: Json = False,
+) -> None:
     """Do what is due: forget what was withdrawn, train, personalise, probe, report; one Flower run."""
     from server.workspace import Workspace
     from simulations import main_job, scenarios
 
     workspace = Workspace.open(home)
     settings = scenarios.with_assignments(scenarios.of_workspace(workspace.home), assignments or [])
+    rehearsals = settings.unlearning.rehearsals
+    if rehearsals and not yes:
+        raise UsageError(
+            f"unlearning.rehearsals is {rehearsals}: so many of the patients here would withdraw, for good, to show "
+            "how it goes; confirm with --yes, or set it to 0"
+        )
     _conclude(main_job.run(workspace, settings), as_json=as_json)
 
 
@@ -158,6 +171,7 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
     workspace = Workspace.open(home)
     settings = scenarios.with_assignments(scenarios.of_workspace(workspace.home), assignments or [])
     with (
+        workspace.launching(),
         workspace.lock("train"),
         Registry.open(workspace.registry_path) as registry,
         progress("training the general model", settings.general.epochs) as tell,

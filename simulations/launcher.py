@@ -3,7 +3,6 @@
 Starting the SuperLink is for `simulations/superlink.py`, stopping everything for `simulations/processes.py`.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from typing import Any
 import psutil
 
 from server.workspace import Workspace
-from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError, WorkspaceError
+from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError
 from shared.interrupts import signals_interrupt
+from shared.machine import cores
 from shared.settings import Settings
 from simulations.processes import HOME_MARK, clear_left, stop
 from simulations.superlink import CONNECTION, SCRATCH_NOTE, START_S, SuperLink, superlink
@@ -74,8 +74,7 @@ def _write_config(path: Path, values: Mapping[str, Any]) -> None:
 
 def _submit(link: SuperLink, config: Path, *, slots: int) -> str:
     """Hand the app to the SuperLink and return Flower's run id."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    federation = f"num-supernodes={slots} client-resources-num-cpus=1 init-args-num-cpus={cores}"
+    federation = f"num-supernodes={slots} client-resources-num-cpus=1 init-args-num-cpus={cores()}"
     answer = link.flwr("run", str(APP), CONNECTION, "--run-config", str(config), "--federation-config", federation)
     return str(answer["run-id"])
 
@@ -149,19 +148,7 @@ def _only_one(workspace: Workspace) -> Iterator[None]:
 
     What else holds the workspace is found here and not ten seconds later by the ServerApp.
     """
-    workspace.flower.mkdir(parents=True, exist_ok=True)
-    with (workspace.flower / "launcher.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            who = f" (process {lock.read()})"
-            raise WorkspaceError(
-                f"another run is going on in {workspace.home}{who}; wait until it ends, or stop it"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with workspace.launching():
         stop(HOME_MARK, str(workspace.home))
         clear_left(workspace.flower / SCRATCH_NOTE)
         for kind in ("json", "tmp", "toml"):

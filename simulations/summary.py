@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rows import counted
+from server.verdicts import STANDS_IN
 
 Row = Mapping[str, Any]
 
@@ -88,8 +89,10 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
         scope = "everything" if row["scope"] == "patient" else named
         now = "general" if row["equals_general"] else row["after"][:7] or "none"
         verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"
-        change = f"{row['before'][:7] or 'none'} > {now}"
-        table.add_row(row["pseudonym"], scope, str(row["erased"]["segments"]), change, row["served"], verdict)
+        before = "general" if row["before"] == row["general"] else row["before"][:7]
+        served = row["served"] or (STANDS_IN if row["after"] else "none")
+        segments = str(row["erased"]["segments"])
+        table.add_row(row["pseudonym"], scope, segments, f"{before or 'none'} > {now}", served, verdict)
     return table
 
 
@@ -160,4 +163,6 @@ def _weighted(parts: Sequence[Row], when: str, index: int) -> float | None:
 
 
 def _points(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:+.1f}"
+    if value is None:
+        return "n/a"
+    return f"{100 * value:+.1f}" if abs(value) < 0.9995 else f"{100 * value:+.0f}"  # as wide as any other

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.registry import Registry
 from server.workspace import Workspace
 from simulations import main_job, scenarios
 from simulations.cohort import write_cohort
@@ -102,7 +103,23 @@ def test_a_setting_that_contradicts_the_enrolment_is_refused_at_once(home: Path,
     assert done.stderr.splitlines()[-1].startswith(
         "error: cohort.wearables is 50, but the patients of this workspace were enrolled "
     )
-    assert list((Workspace.open(home).flower).glob("*")) == []  # Flower was not even started
+    assert list((Workspace.open(home).flower).glob("*.log")) == []  # Flower was not even started
+
+
+def test_a_run_rehearses_withdrawals_of_real_patients_on_a_yes_alone(home: Path) -> None:
+    done = lethe("run", "--set", "unlearning.rehearsals=1", "--home", str(home))
+    assert done.returncode == 2
+    assert "would withdraw, for good" in done.stderr
+    with Registry.open(Workspace.open(home).registry_path) as registry:
+        assert registry.jobs() == []
+
+
+@pytest.mark.parametrize("command", [["train"], ["keys", "rotate", "--yes"], ["run"]])
+def test_nothing_gets_in_between_the_start_of_a_run_and_the_run(home: Path, command: list[str]) -> None:
+    with Workspace.open(home).launching():
+        done = lethe(*command, "--home", str(home))
+    assert done.returncode == 1
+    assert "another run is going on" in done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:

@@ -209,7 +209,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lethe_run(home: Path, *more: str, debug: bool = False) -> Lethe:
-    return Lethe(*(["--debug"] if debug else []), "run", "--home", str(home), *more, folder=home.parent)
+    return Lethe(*(["--debug"] if debug else []), "run", "--yes", "--home", str(home), *more, folder=home.parent)
 
 
 def simulates(home: Path) -> bool:

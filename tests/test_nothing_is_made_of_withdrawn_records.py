@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fleet import TINY
+from local_grid import FIRST_NODE
 from test_auditing import audit_of, verify_of
 from test_forgetting import MIDDLE, NEW, OLD, personalised, request
 
@@ -130,6 +131,52 @@ def test_a_model_is_sent_to_no_further_device_once_a_corpus_patient_withdraws(fl
     assert first not in others
     assert len(set(others)) == 1
     assert len(others) == len(fleet.wearers())
+
+
+def test_who_withdraws_while_models_are_made_is_forgotten_before_anything_is_measured(fleet, monkeypatch):
+    patient = fleet.with_several_records()
+    node, push, types = FIRST_NODE + patient.slot, fleet.grid.push_messages, []
+
+    def watched(messages):
+        for message in (messages := list(messages)):
+            if message.metadata.dst_node_id == node:
+                types.append(message.metadata.message_type)
+                if types[-1] == PERSONALISE:
+                    fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
+        return push(messages)
+
+    monkeypatch.setattr(fleet.grid, "push_messages", watched)
+    fleet.run()
+    assert types[: types.index("query.probe")] == [
+        *("query.whoami", PERSONALISE, "query.audit", "train.unlearn", "query.verify")
+    ]
+    assert {job.state for job in fleet.registry.jobs()} == {"CERTIFIED"}
+
+
+def test_no_more_is_on_the_way_than_can_be_worked_at_so_that_consent_is_not_out_of_date(fleet, monkeypatch):
+    """What is sent stays in Flower's queue until a core is free, and by then its list of records may be wrong."""
+    waiting, most = 0, 0
+    push, pull = fleet.grid.push_messages, fleet.grid.pull_messages
+
+    def pushed(messages):
+        nonlocal waiting, most
+        ids = push(messages)
+        waiting += len(ids)
+        most = max(most, waiting)
+        return ids
+
+    def pulled(ids):
+        nonlocal waiting
+        answers = pull(list(ids)[:1])  # as from one core, one at a time
+        waiting -= len(answers)
+        return answers
+
+    monkeypatch.setattr(phases, "WAVE", 2)
+    monkeypatch.setattr(fleet.grid, "push_messages", pushed)
+    monkeypatch.setattr(fleet.grid, "pull_messages", pulled)
+    run = fleet.run()
+    assert len(run.personal) == len(fleet.wearers())
+    assert most == 2
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end"])

@@ -68,7 +68,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     seen = Ran(home, other_home, other_code)
     environment = {**ASTRAY, "PYTHONPATH": str(astray)}
     with nothing_left_running(), foreign_superlink(astray), watching(seen):
-        ours = Lethe("run", "--home", str(home), folder=astray, environment=environment)
+        ours = Lethe("run", "--yes", "--home", str(home), folder=astray, environment=environment)
         less = ["--set", "unlearning.rehearsals=0"]
         theirs = Lethe("run", "--home", str(other_home), *less, folder=other, checkout=other)
         seen.ended, seen.other_ended = ours.end(within=380), theirs.end(within=380)

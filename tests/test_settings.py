@@ -25,6 +25,17 @@ def flat(table, prefix=""):
             yield f"{prefix}{key}", value
 
 
+@pytest.mark.parametrize("bad", ["x", "", "0,-1", "0,nan"])
+def test_a_list_of_numbers_is_checked_when_it_is_set_and_not_when_it_is_used(bad):
+    with pytest.raises(UsageError):
+        Settings().with_values({"probe.epsilons_sd": bad})
+
+
+def test_an_unknown_setting_names_the_one_that_is_near():
+    with pytest.raises(UsageError, match=r"did you mean general\.width"):
+        Settings().with_values({"general.widht": 3})
+
+
 def test_flower_s_configuration_holds_exactly_the_defaults():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     found = dict(flat(config))
