@@ -43,11 +43,14 @@ def marked(mark: str, value: str) -> list[psutil.Process]:
 
 def stop(mark: str, value: str) -> None:
     """Stop every process that carries the mark, politely first."""
-    _signal_until_none("terminate", mark, value, every=GRACE_S, within=GRACE_S)
-    _signal_until_none("kill", mark, value, every=POLL_S, within=KILL_S)
+    family: set[psutil.Process] = set()
+    _signal_until_none("terminate", family, mark, value, every=GRACE_S, within=GRACE_S)
+    _signal_until_none("kill", family, mark, value, every=POLL_S, within=KILL_S)
 
 
-def _signal_until_none(action: str, mark: str, value: str, *, every: float, within: float) -> None:
+def _signal_until_none(
+    action: str, family: set[psutil.Process], mark: str, value: str, *, every: float, within: float
+) -> None:
     """Signal the marked processes again and again: one may have started another just before its end.
 
     Nothing waits for single processes: an ended one stays as a zombie until its parent, perhaps the launcher, which
@@ -55,13 +58,30 @@ def _signal_until_none(action: str, mark: str, value: str, *, every: float, with
     """
     deadline = time.monotonic() + within
     again = 0.0
-    while (left := marked(mark, value)) and time.monotonic() < deadline:
+    while (left := _living(family, mark, value)) and time.monotonic() < deadline:
         if time.monotonic() >= again:
             again = time.monotonic() + every
             for process in left:
                 with suppress(psutil.Error):
                     getattr(process, action)()
         time.sleep(POLL_S)
+
+
+def _living(family: set[psutil.Process], mark: str, value: str) -> list[psutil.Process]:
+    """Return the marked processes and all that ever were their children; `family` remembers these.
+
+    Ray's agents write a title over their own environment, and the mark is gone with it.
+    """
+    for process in marked(mark, value):
+        family.add(process)
+        with suppress(psutil.Error):
+            family |= set(process.children(recursive=True))
+    left = []
+    for process in family:
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
 
 
 @contextmanager

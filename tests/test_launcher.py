@@ -112,6 +112,26 @@ def test_a_note_removes_no_folder_that_no_launcher_made(tmp_path: Path) -> None:
     assert theirs.exists()
 
 
+def test_a_sweep_finds_children_that_have_lost_the_mark() -> None:
+    """As Ray's agents do, whose title is written over their environment."""
+    token = os.urandom(8).hex()
+    child = "import time; print(flush=True); time.sleep(300)"
+    program = (
+        "import subprocess, sys, time; "
+        f"c = subprocess.Popen([sys.executable, '-c', {child!r}], env={{}}, stdout=subprocess.PIPE, "
+        "start_new_session=True); c.stdout.readline(); print(c.pid, flush=True); time.sleep(300)"
+    )
+    environment = {**os.environ, RUN_MARK: token}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        unmarked = psutil.Process(int(parent.stdout.readline()))
+        assert unmarked not in marked(RUN_MARK, token)
+        stop(RUN_MARK, token)
+    assert not unmarked.is_running() or unmarked.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_sweep_leaves_other_runs_alone() -> None:
     others = subprocess.Popen([sys.executable, "-c", STUBBORN], env={**os.environ, RUN_MARK: "theirs"})
     try:
