@@ -76,6 +76,7 @@ def statistics(
     compared = Comparison.of(reply, method, group=group, seed=seed)
     scores = compared.scores()
     verdict = decide(scores, compared.n, exact=exact)
+    decided = verdict != "INCONCLUSIVE" or compared.identical  # of equal answers no number of copies decides
     found: Statistics = {
         "method": method,
         "group": group,
@@ -88,7 +89,7 @@ def statistics(
         "never": compared.never.segments.margins.mean(axis=1).tolist(),
         "scores": scores,
         "detectable": detectable_auc(compared.n, variance=compared.variance),
-        "needed": enough(scores[0], compared.n, variance=compared.variance) if verdict == "INCONCLUSIVE" else None,
+        "needed": None if decided else enough(scores[0], compared.n, variance=compared.variance),
         "verdict": verdict,
         "words": "",
     }

@@ -116,9 +116,8 @@ def _of_copies(verdict: Row) -> str:
     seen = f"In the audit {compared} could not be told from {n} that never had them"
     if verdict["verdict"] == "PASS":
         return f"{seen}. Not falsified at this power: a difference smaller than that is not ruled out."
-    return (
-        f"{seen}, and {n} are too few to rule a difference out; about {after['needed']:,} copies an arm would decide."
-    )
+    more = f"; about {after['needed']:,} copies an arm would decide" if after["needed"] else ""
+    return f"{seen}, and {n} are too few to rule a difference out{more}."
 
 
 def _what_now(verdict: Row) -> str:

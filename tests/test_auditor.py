@@ -367,6 +367,7 @@ def test_models_that_are_equal_have_an_honest_interval_and_the_words_say_equal()
     found = statistics(single_model(), "exact", exact=True, seed=0)
     primary = found["scores"][0]
     assert (primary["auc"], found["identical"], found["verdict"]) == (0.5, True, "INCONCLUSIVE")
+    assert found["needed"] is None
     assert primary["low95"] < 0.3
     assert primary["high95"] > 0.7
     assert "alike to the last digit" in found["words"]
