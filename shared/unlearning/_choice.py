@@ -11,9 +11,9 @@ from torch import Tensor
 
 from shared.errors import LetheError
 from shared.model import ResNet34
-from shared.personalisation import Seen
 from shared.training import task_loss
 from shared.unlearning._data import accuracy_on, forgotten, said
+from shared.unlearning._head import general_head, pooled, problem
 from shared.unlearning.case import Case
 
 
@@ -21,9 +21,12 @@ class Validation:
     """Judges models that are to forget by what they say of the forget set, and by what others lose.
 
     A good one has the loss on the forget set of a model that never saw it: not less, which is a trace, and not more,
-    which is another (the rewinding of SCRUB+R, Kurmanji et al. 2023). That loss is the general model's when nothing of
-    the patient is retained; else the personal model's on the patient's held-out segments, where the case has some, and
-    without them still the general model's, which is then too large, since what is retained teaches it too.
+    which is another. SCRUB+R (Kurmanji et al. 2023) takes that loss from other data of the same kind; here it is the
+    general model's with a head that was fitted to what is retained, for which nothing need be trained.
+
+    Attributes:
+        unseen: that loss.
+        seen: the personal model's.
     """
 
     def __init__(self, case: Case) -> None:
@@ -31,37 +34,36 @@ class Validation:
 
         Raises:
             UsageError: there is nothing to forget.
+            LetheError: a reference is not a finite number.
         """
         self._case, self._forget, self._gate = case, forgotten(case), case.frozen.see(case.public.gate)
-        self.unseen, self.seen = self._unseen(), self.loss(case.personal)
+        self.seen, self.unseen = self.loss(case.personal), unseen_loss(case)
         self._others = accuracy_on(self._gate, case.personal, case)
+        if not math.isfinite(self.seen - self.unseen):
+            raise LetheError(
+                f"the loss on the forget set is {self.seen}, and {self.unseen} unseen; nothing can be chosen"
+            )
 
     def gap(self, model: ResNet34) -> float:
         """Return how far the loss on the forget set is from where it should be; infinity if others lose too much."""
         lost = self._others - accuracy_on(self._gate, model, self._case)  # not a number without a gate, and then fine
-        if lost > self._case.personalisation.budget:
-            return math.inf
-        return abs(self.loss(model) - self.unseen)
+        gap = abs(self.loss(model) - self.unseen)
+        return math.inf if lost > self._case.personalisation.budget or not math.isfinite(gap) else gap
 
     def loss(self, model: ResNet34) -> float:
-        """Return the loss on the forget set.
+        """Return the loss on the forget set."""
+        return task_loss(said(model, self._case, self._forget.features), self._forget.labels, model.task).item()
 
-        Raises:
-            LetheError: it is not a finite number.
-        """
-        return self._loss(model, self._forget)
 
-    def _unseen(self) -> float:
-        case = self._case
-        if len(case.retain) and len(case.held_out):
-            return self._loss(case.personal, case.frozen.see(case.held_out))
-        return self._loss(case.general, self._forget)
+def unseen_loss(case: Case) -> float:
+    """Return the loss on the forget set of the general model with a head fitted to retain set and anchor.
 
-    def _loss(self, model: ResNet34, seen: Seen) -> float:
-        loss = task_loss(said(model, self._case, seen.features), seen.labels, model.task).item()
-        if not math.isfinite(loss):
-            raise LetheError(f"unlearning diverged: the loss on the forget set is {loss}; lower the learning rate")
-        return loss
+    With nothing retained that is the general model's own, and so the retrained model's.
+    """
+    loss, basis = problem(case, [case.retain])
+    head = general_head(case) + loss.minimum() @ basis
+    logits = pooled(case, case.forget) @ head.T
+    return task_loss(logits, case.forget.labels.double(), case.general.task).item()
 
 
 class Best:

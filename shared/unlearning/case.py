@@ -1,6 +1,6 @@
 """What every unlearning method is given."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shared.model import ResNet34
 from shared.package import Public
@@ -22,7 +22,6 @@ class Case:
         personalisation: how `personal` was made.
         unlearning: how many epochs an approximate method takes.
         frozen: the layers in front that `general` and `personal` have in common.
-        held_out: the patient's segments that no copy is made of, where there are some; they say when to stop.
     """
 
     general: ResNet34
@@ -33,4 +32,3 @@ class Case:
     personalisation: Personalisation
     unlearning: Unlearning
     frozen: Frozen
-    held_out: Examples = field(default_factory=Examples.empty)
