@@ -75,9 +75,17 @@ class Answer:
 
 
 def transfer(
-    case: Case, teacher: ResNet34, student: ResNet34, gate: Gate, score: Callable[[ResNet34], float]
+    case: Case,
+    teacher: ResNet34,
+    student: ResNet34,
+    gate: Gate,
+    score: Callable[[ResNet34], float],
+    *,
+    first: float,
 ) -> ResNet34:
     """Train `student` in place on generated inputs that pass the gate, and return it as it scored lowest.
+
+    `first` is what the student scores before it learns anything; infinity, if that is no result.
 
     Raises:
         LetheError: nothing passes the gate from the beginning, or the loss is not a finite number.
@@ -87,7 +95,7 @@ def transfer(
     makers = list(generator.parameters())
     adam_generator, adam_student = AdamW(makers, weight_decay=0.0), AdamW(weights, weight_decay=0.0)
     learning = student.training
-    best = Best(student.state_dict(), score(student.eval()))
+    best = Best(student.state_dict(), first)
     for group in range(1, case.unlearning.generator_groups + 1):
         z = _passing(case, generator, adam_generator, teacher, gate, rng)
         if z is None and group == 1:

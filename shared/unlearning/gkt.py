@@ -52,7 +52,7 @@ def unlearn(case: Case) -> ResNet34:
         )
         return (0.0 if math.isnan(lost) else lost) - kept
 
-    return transfer(case, case.personal, _student(case), excess, score)
+    return transfer(case, case.personal, _student(case), excess, score, first=math.inf)
 
 
 def band_pass(teacher: Tensor, classes: Tensor, task: Task) -> Tensor:

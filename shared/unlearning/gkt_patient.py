@@ -38,7 +38,8 @@ def unlearn(case: Case) -> ResNet34:
             return float("inf")
         return distillation(said(student, case, gate.features), teacher, task).item()
 
-    return transfer(case, case.personal, copy.deepcopy(case.general).eval(), excess, score)
+    student = copy.deepcopy(case.general).eval()
+    return transfer(case, case.personal, student, excess, score, first=score(student))
 
 
 def threshold(case: Case) -> float:
