@@ -113,6 +113,9 @@ def test_the_best_state_is_the_first_of_the_lowest_score_and_comes_back():
         best.offer(at(value), score)
     assert (best.score, best.stale) == (3.0, 4)
     assert best.settle(model).weight.item() == 1.0
+    nothing_better = Best(at(6.0).state_dict(), 0.0)
+    nothing_better.offer(at(7.0), 1.0)
+    assert nothing_better.settle(model).weight.item() == 6.0
 
 
 # All of them

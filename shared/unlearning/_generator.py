@@ -104,7 +104,10 @@ def transfer(
             break
         student.train(learning)
         for step in range(1 + STUDENT_STEPS):
-            pair = _answers(generator(z), teacher, student, gate)
+            with torch.set_grad_enabled(step == 0):  # afterwards the student alone learns
+                made = generator(z)
+                theirs = answer(teacher, made)
+            pair = _admitted(made, theirs, student, gate)
             if pair is None:  # what the generator has just learnt does not pass
                 break
             if step == 0:
@@ -168,21 +171,24 @@ def _passing(
     """Return noise of which something passes the gate, which the generator learns if need be; or nothing at last."""
     for _ in range(DRAWS):
         z = torch.randn(case.unlearning.generator_batch_size, NOISE, generator=rng)
-        made = generator(z)
-        excess = gate(made, answer(teacher, made).logits)
-        if (excess < 0).any():
+        with torch.no_grad():
+            made = generator(z)
+            passes = gate(made, answer(teacher, made).logits) < 0
+        if passes.any():
             return z
-        _step(adam, list(generator.parameters()), excess.mean())
+        made = generator(z)
+        _step(adam, list(generator.parameters()), gate(made, answer(teacher, made).logits).mean())
     return None
 
 
-def _answers(made: Tensor, teacher: ResNet34, student: ResNet34, gate: Gate) -> tuple[Answer, Answer] | None:
-    """Return what both say of those generated inputs that pass."""
+def _admitted(made: Tensor, teacher: Answer, student: ResNet34, gate: Gate) -> tuple[Answer, Answer] | None:
+    """Return what teacher and student say of those generated inputs that pass, if any do."""
     with torch.no_grad():
-        passing = gate(made, answer(teacher, made).logits) < 0
+        passing = gate(made, teacher.logits) < 0
     if not passing.any():
         return None
-    return answer(teacher, made[passing]), answer(student, made[passing])
+    theirs = Answer(teacher.logits[passing], [activations[passing] for activations in teacher.activations])
+    return theirs, answer(student, made[passing])
 
 
 def answer(model: ResNet34, inputs: Tensor) -> Answer:

@@ -3,8 +3,8 @@
 Source: Golatkar et al. 2020, "Eternal sunshine of the spotless net", equation 8, with the diagonal Fisher information F
 of the retain set for the Hessian: w + scale F^(-1/4) n, n standard normal; scale stands for (lambda sigma^2)^(1/4).
 Needs: the personal model, the retain set or the anchor alone; the forget set only to choose the scale. Guarantee: none
-for a network; the paper's bound holds for a quadratic loss. Cost: one gradient a retained segment and no step; less
-than a personalisation while there are fewer segments than its steps have.
+for a network; the paper's bound holds for a quadratic loss. Cost: one gradient a retained segment, thirteen looks at
+validation data; dearer than retraining, twice a personalisation at width 16 with 68 retained segments (measured).
 """
 
 import copy

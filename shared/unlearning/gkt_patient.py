@@ -4,7 +4,7 @@ Source: after Chundawat et al. 2023 (`gkt`), with two changes. The student start
 saw the patient, and never from the personal one. The gate keeps generated inputs on which personal and general model
 agree about as much as on segments of patients whom no model ever saw: a divergence below the 95th percentile there.
 Needs: the personal model, as the teacher; the general model; public control segments; the forget set only to stop
-before the student knows it. Guarantee: none. Cost: that of `gkt`, dearer than retraining.
+before the student knows it. Guarantee: none. Cost: that of `gkt`, far dearer than retraining.
 """
 
 import copy

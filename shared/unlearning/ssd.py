@@ -2,7 +2,8 @@
 
 Source: Foster et al. 2024, "Fast machine unlearning without retraining through selective synaptic dampening", equations
 6 and 7. Needs: the personal model, all data it was made of, the forget set. Guarantee: none. Cost: one gradient a
-segment and no step; less than a personalisation while there are fewer segments than its steps have.
+segment, and seven looks at validation data; dearer than retraining, twice a personalisation at width 16 with 72
+segments (measured).
 """
 
 import copy
