@@ -205,6 +205,7 @@ def test_a_method_is_one_file(tmp_path, monkeypatch, case):
     monkeypatch.setattr(shared.unlearning, "__path__", [*shared.unlearning.__path__, str(tmp_path)])
     found = shared.unlearning._methods()
     assert set(found) == {*METHODS, "do-nothing"}
+    assert "case" not in found
     assert found["do-nothing"](case) is case.personal
     for name, method in found.items():
         monkeypatch.setitem(METHODS, name, method)
