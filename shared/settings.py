@@ -80,7 +80,12 @@ class Unlearning:
     """What happens when a patient withdraws."""
 
     methods: str = "finetune,exact"  # the ladder: all are measured from one checkpoint, the first that passes is served
-    epochs: int = 4  # of the paper's fine-tuning, each over the whole retain set
+    epochs: int = 4  # of a method that trains, each over the whole retain set; the paper's fine-tuning takes them all
+    generator_groups: int = (
+        4000  # of zero-shot transfer at most, as published: a generator step and ten student steps each
+    )
+    generator_batch_size: int = 256  # segments that its generator makes a step
+    i_mean_the_class: bool = False  # lets `gkt` forget the patient's superclass for everybody
     rehearsals: int = 0  # patients who withdraw in mid-run; a demonstration, 0 in production
 
 
@@ -153,6 +158,8 @@ _RANGES = {
     "personalisation.held_out": _SHARE,
     "personalisation.seed": _SEED,
     "unlearning.epochs": _COUNT,
+    "unlearning.generator_groups": _COUNT,
+    "unlearning.generator_batch_size": _Range(least=2),
     "probe.control_segments": _COUNT,
     "audit.deadline_days": _COUNT,
     "audit.valid_days": _COUNT,

@@ -105,7 +105,7 @@ def fit(
     """
     trained = list(parameters)
     on_gpu = trained[0].is_cuda
-    optimiser = _AdamW(trained, weight_decay=weight_decay)
+    optimiser = AdamW(trained, weight_decay=weight_decay)
     for step in range(steps):
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
             loss = loss_of_step(step)
@@ -132,7 +132,7 @@ def one_cycle(step: int, steps: int, *, peak: float) -> float:
     return low + (high - low) * (1 - math.cos(math.pi * share)) / 2
 
 
-class _AdamW:
+class AdamW:
     """AdamW by torch's functional interface.
 
     The classes of `torch.optim` import torch's compiler at their first step, only to keep out of it: a second and

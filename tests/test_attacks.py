@@ -1,4 +1,8 @@
-"""FGSM: the identity at strength 0, exactly as large as it says, and harmful."""
+"""Attacks: the identity at strength 0, exactly as large as they say, harmful, and what foolbox makes of the same."""
+
+import itertools
+import math
+import warnings
 
 import pytest
 import torch
@@ -6,14 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from shared.attacks import fgsm_direction, perturb
+from shared.attacks import (
+    ATTACKS,
+    CW,
+    SIGNS,
+    Signs,
+    advantage,
+    attack,
+    carlini_wagner,
+    fgsm_direction,
+    follow,
+    per_lead,
+    perturb,
+    success,
+)
 from shared.model import to_bytes
 from shared.personalisation import accuracy
 from shared.probing import margin
 from shared.settings import LEADS
-from shared.training import Examples
+from shared.training import Examples, apply, hits
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy's filters from where they were
+    import foolbox
 
 SEGMENTS = torch.randn(4, 12, 500, generator=torch.Generator().manual_seed(0))
+SD = torch.linspace(0.1, 1.2, 12)
 strengths = st.floats(0, 3, width=32)
 
 
@@ -22,7 +44,7 @@ class Linear(nn.Module):
 
     def __init__(self, task) -> None:
         super().__init__()
-        self.task, self.width = task, 0
+        self.task, self.width, self.lead_sd = task, 0, torch.ones(12)
         self.weight = torch.randn(5, 12, 500, generator=torch.Generator().manual_seed(3))
 
     def forward(self, segments):
@@ -105,3 +127,202 @@ def test_batches_do_not_change_the_direction_and_the_model_is_left_as_it_was(gen
 
 def test_no_segments_have_no_direction(general):
     assert fgsm_direction(general, Examples.empty()).shape == (0, 12, 500)
+
+
+def right(general, public):
+    """What the general model predicts rightly of the anchor."""
+    return public.anchor[hits(apply(general, public.anchor.segments), public.anchor.labels, general.task)]
+
+
+def strength(general, epsilon_sd):
+    return per_lead(epsilon_sd, unit="sd", lead_sd=general.lead_sd)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "unit", "expected"),
+    [
+        (0.5, "sd", [0.5 * 0.1 * (lead + 1) for lead in range(12)]),
+        (range(12), "sd", [lead * 0.1 * (lead + 1) for lead in range(12)]),
+        (50, "uV", [0.05] * 12),
+        ([10.0] * 11 + [0.0], "uV", [0.01] * 11 + [0.0]),
+    ],
+)
+def test_a_strength_is_one_number_or_one_a_lead_in_either_unit(epsilon, unit, expected):
+    found = per_lead(list(epsilon) if isinstance(epsilon, range) else epsilon, unit=unit, lead_sd=SD)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def shorten(monkeypatch):
+    """Let Carlini-Wagner, which costs as much as a hundred others, find what it can in a few steps."""
+    monkeypatch.setattr("shared.attacks.SEARCHES", 2)
+    monkeypatch.setattr("shared.attacks.CW_FIRST", 200.0)
+    monkeypatch.setattr("shared.attacks.CW_STEPS", 25)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_is_the_identity_at_strength_zero_and_leaves_the_model_alone(general, public, name, monkeypatch):
+    shorten(monkeypatch)
+    before = to_bytes(general)
+    examples = public.gate[:2]
+    assert torch.equal(attack(general, examples, name, epsilon=torch.zeros(12)), examples.segments)
+    assert to_bytes(general) == before
+    assert all(parameter.grad is None for parameter in general.parameters())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_lead_of_strength_zero_is_left_alone_and_the_others_are_not(general, public, name, monkeypatch):
+    shorten(monkeypatch)
+    examples = right(general, public)[:2]
+    epsilon = torch.where(torch.arange(12) == 3, 0.0, strength(general, 0.05))
+    moved = attack(general, examples, name, epsilon=epsilon) - examples.segments
+    assert torch.equal(moved[:, 3], torch.zeros(2, 500))
+    assert (moved.abs().amax(dim=(0, 2)) > 0).sum() == 11
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_segments_are_attacked_to_none(general, name):
+    assert attack(general, Examples.empty(), name, epsilon=torch.ones(12)).shape == (0, 12, 500)
+
+
+@pytest.mark.parametrize("name", ["noise", "pgd"])
+def test_a_random_start_is_its_seed_s(general, public, name):
+    examples, epsilon = public.gate[:3], strength(general, 0.05)
+    first, again, other = (attack(general, examples, name, epsilon=epsilon, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["noise", "fgsm", "bim", "pgd"])
+def test_no_sample_moves_farther_than_epsilon(general, public, name):
+    examples, epsilon = public.anchor[:8], strength(general, 0.1)
+    moved = attack(general, examples, name, epsilon=epsilon) - examples.segments
+    assert (moved.abs() <= epsilon[:, None] * 1.0001 + 1e-6).all()
+    torch.testing.assert_close(moved.abs().amax(dim=(0, 2)), epsilon, rtol=1e-3, atol=1e-6)
+
+
+def test_noise_has_the_very_norms_of_fgsm(general, public):
+    examples, epsilon = public.anchor[:8], strength(general, 0.1)
+    noise, fgsm = (attack(general, examples, name, epsilon=epsilon) - examples.segments for name in ("noise", "fgsm"))
+    for norm in (2, math.inf):
+        torch.testing.assert_close(*(torch.linalg.vector_norm(delta, norm, dim=2) for delta in (noise, fgsm)))
+
+
+def test_iterated_fgsm_goes_a_whole_epsilon_a_step_and_alpha_is_where_it_is_clipped():
+    """On a linear model the gradient's signs stay, so equation 2 ends M epsilons away, and equation 3 at alpha."""
+    model, epsilon = Linear("multi"), torch.linspace(1e-5, 1e-4, 12)
+    examples = Examples(torch.zeros(2, 12, 500), torch.eye(5)[[0, 2]])
+    direction = fgsm_direction(model, examples)
+    far = attack(model, examples, "i-fgsm", epsilon=epsilon)
+    torch.testing.assert_close(far, 10 * epsilon[:, None] * direction)
+    for alpha in (0.5 * epsilon, 3.3 * epsilon, 99 * epsilon):
+        held = attack(model, examples, "clipped-i-fgsm", epsilon=epsilon, alpha=alpha)
+        torch.testing.assert_close(held, torch.minimum(alpha, 10 * epsilon)[:, None] * direction)
+
+
+def test_stronger_attacks_succeed_more_often_and_noise_least(general, public):
+    examples = right(general, public)
+    found = {}
+    for name in ("noise", "fgsm", "bim", "pgd"):
+        found[name] = [
+            success(general, examples, attack(general, examples, name, epsilon=strength(general, epsilon)))
+            for epsilon in (0.02, 0.05, 0.1)
+        ]
+    for weaker, stronger in itertools.pairwise(found.values()):
+        assert all(one <= other for one, other in zip(weaker, stronger, strict=True)), found
+    assert found["noise"][0] < found["pgd"][0]
+    assert found["pgd"] == sorted(found["pgd"])
+
+
+class InStandardDeviations(nn.Module):
+    """The model on segments in standard deviations of each lead, to speak with foolbox of one epsilon."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, segments):
+        return self.model(segments * self.model.lead_sd[:, None])
+
+
+@pytest.mark.parametrize(
+    ("signs", "theirs"),
+    [
+        (SIGNS["fgsm"], foolbox.attacks.LinfFastGradientAttack()),
+        (SIGNS["bim"], foolbox.attacks.LinfBasicIterativeAttack(rel_stepsize=0.1, steps=10, random_start=False)),
+        (Signs(6, step=0.5, radius=1.0), foolbox.attacks.LinfPGD(rel_stepsize=0.5, steps=6, random_start=False)),
+    ],
+)
+def test_foolbox_makes_the_same_of_the_same_settings(general, public, signs, theirs):
+    examples, epsilon = public.anchor[:6], 0.05
+    model = foolbox.PyTorchModel(InStandardDeviations(general).eval(), bounds=(-20, 20))
+    ours = follow(general, examples, signs, epsilon=strength(general, epsilon)) / general.lead_sd[:, None]
+    scaled = examples.segments / general.lead_sd[:, None]
+    criterion = foolbox.criteria.Misclassification(examples.labels.argmax(dim=1))
+    found, _, _ = theirs(model, scaled, criterion, epsilons=epsilon)
+    assert found.shape == (6, 12, 500)
+    assert (torch.isclose(found, ours, atol=1e-5)).float().mean() > 0.99  # signs of gradients that round to 0 differ
+
+
+def test_carlini_wagner_finds_the_distance_to_the_boundary_of_a_linear_model():
+    """With a yes or a no for each label, the nearest mistake lies |z| / |w| away along w."""
+    model = Linear("multi")
+    model.weight[1:] = 0.0  # so that only the first label's logit varies
+    labels = torch.tensor([[1.0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0]])
+    direction = model.weight[0] / model.weight[0].norm()
+    segments = torch.stack([direction, -2 * direction])  # 1 and 2 away from the boundary
+    model.forward = lambda x: torch.einsum("bls,cls->bc", x, model.weight) / 100 + torch.tensor([0, -9.0, -9, -9, -9])
+    moved = carlini_wagner(model, Examples(segments, labels)) - segments
+    assert (model(moved + segments)[:, 0] * (labels[:, 0] - 0.5) < 0).all()
+    norms = moved.flatten(1).norm(dim=1)
+    assert (norms >= torch.tensor([1.0, 2.0]) * 0.999).all()
+    assert (norms <= torch.tensor([1.0, 2.0]) * 1.05).all()
+
+
+def test_carlini_wagner_gets_as_near_as_foolbox_does(general, public):
+    examples = right(general, public)[:3]
+    ours = (carlini_wagner(general, examples) - examples.segments) / general.lead_sd[:, None]
+    model = foolbox.PyTorchModel(InStandardDeviations(general).eval(), bounds=(-20, 20))
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=4, steps=60, initial_const=10.0)
+    scaled = examples.segments / general.lead_sd[:, None]
+    criterion = foolbox.criteria.Misclassification(examples.labels.argmax(dim=1))
+    found, _, succeeded = theirs(model, scaled, criterion, epsilons=None)
+    assert succeeded.all()
+    assert success(general, examples, examples.segments + ours * general.lead_sd[:, None]) == 1.0
+    assert (ours.flatten(1).norm(dim=1) <= 1.1 * (found - scaled).flatten(1).norm(dim=1)).all()
+
+
+def test_carlini_wagner_leaves_what_is_wrong_already_and_is_held_to_fgsm_s_norm(general, public, monkeypatch):
+    shorten(monkeypatch)
+    wrong = ~hits(apply(general, public.anchor.segments), public.anchor.labels, general.task)
+    examples = public.anchor[wrong][:3]
+    assert len(examples)
+    assert torch.equal(carlini_wagner(general, examples), examples.segments)
+    examples = right(general, public)[:3]
+    held = attack(general, examples, CW, epsilon=strength(general, 1e-4)) - examples.segments
+    norms = (held / strength(general, 1e-4)[:, None]).flatten(1).norm(dim=1)
+    assert (norms <= math.sqrt(6000) * 1.001).all()
+    assert (norms > math.sqrt(6000) * 0.9).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "expected"),
+    [
+        ("single", [0, 1.0, 0, 0, 0], -1.0),  # 3 against 4
+        ("single", [1.0, 0, 0, 0, 0], 1.0),
+        ("multi", [1.0, 1, 0, 0, 0], 1.0),  # the fourth label's -1 is the least sure of being right
+        ("multi", [1.0, 0, 0, 0, 0], -3.0),
+    ],
+)
+def test_the_advantage_is_that_of_the_least_certain_label(task, labels, expected):
+    assert advantage(torch.tensor([[4.0, 3, -2, -1, -5]]), torch.tensor([labels]), task).item() == expected
+
+
+def test_success_counts_what_was_right_only():
+    model = Linear("single")
+    truth = torch.eye(5)[model(SEGMENTS).argmax(1)]
+    truth[0] = truth[0].roll(1)  # one of four is wrong before any attack
+    moved = SEGMENTS.clone()
+    moved[:2] = -moved[:2] * 9
+    broken = (model(moved[1:2]).argmax(1) != truth[1:2].argmax(1)).sum().item()
+    assert success(model, Examples(SEGMENTS, truth), moved) == pytest.approx(broken / 3)
+    assert math.isnan(success(model, Examples(SEGMENTS[:1], truth[:1]), moved[:1]))

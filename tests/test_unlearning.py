@@ -17,15 +17,14 @@ from shared.unlearning import EXACT, METHODS, parse_methods
 from shared.unlearning.case import Case
 
 SETTINGS = Personalisation(steps=6, budget=1.0, learning_rate=1e-2)
+UNLEARNING = Unlearning(epochs=2, generator_groups=2, generator_batch_size=8, i_mean_the_class=True)
 
 
 @pytest.fixture
 def case(general, public) -> Case:
     own = Examples(public.control.segments[:10], torch.eye(5)[2].expand(10, 5))
     personal = personalise(general, own, public, SETTINGS).model
-    return Case(
-        general, personal, own[:6], own[6:], public, SETTINGS, Unlearning(epochs=2), Frozen(general, public, SETTINGS)
-    )
+    return Case(general, personal, own[:6], own[6:], public, SETTINGS, UNLEARNING, Frozen(general, public, SETTINGS))
 
 
 def test_exact_is_the_copy_that_never_had_the_forgotten_segments(case):
@@ -79,5 +78,5 @@ def test_a_ladder_has_every_method_once_in_its_order_and_ends_with_exact(names, 
 
 @pytest.mark.parametrize("names", ["", ",", "hope", "exact,hope", "Exact"])
 def test_an_unknown_method_is_refused_with_those_that_exist(names):
-    with pytest.raises(UsageError, match="expected names of exact, finetune"):
+    with pytest.raises(UsageError, match="expected names of bad-teacher, deepclean, exact, finetune"):
         parse_methods(names)

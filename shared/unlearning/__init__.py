@@ -1,19 +1,45 @@
 """Unlearning methods, one file each, one signature; `METHODS` finds them by name.
 
-To add one: write `shared/unlearning/<name>.py` with `unlearn(case) -> ResNet34`, list it here, and say in its
-docstring which paper it follows, what it needs, what it guarantees and what it costs beside retraining.
+To add one: write `shared/unlearning/<name>.py` with `unlearn(case) -> ResNet34`, and say in its docstring which
+paper it follows, what it needs, what it guarantees and what it costs beside retraining. The folder is the list:
+`negative-gradient-plus` is `negative_gradient_plus.py`, imported when it is first called; names cost no PyTorch.
 """
 
+from __future__ import annotations
+
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from shared.errors import UsageError
-from shared.model import ResNet34
-from shared.unlearning import exact, finetune
-from shared.unlearning.case import Case
 
-Method = Callable[[Case], ResNet34]
+if TYPE_CHECKING:
+    from shared.model import ResNet34
+    from shared.unlearning.case import Case
 
-METHODS: dict[str, Method] = {"exact": exact.unlearn, "finetune": finetune.unlearn}
+    Method = Callable[[Case], ResNet34]
+else:
+    Method = Callable
+
+
+def _methods() -> dict[str, Method]:
+    """Return every method of this folder by name; what begins with an underscore is shared, and `case` is the case."""
+    files = sorted(found.name for found in pkgutil.iter_modules(__path__))
+    return {file.replace("_", "-"): _late(file) for file in files if file != "case" and not file.startswith("_")}
+
+
+def _late(file: str) -> Method:
+    """Return a method that is imported when it is called."""
+
+    def unlearn(case: Case) -> ResNet34:
+        made: ResNet34 = import_module(f"{__name__}.{file}").unlearn(case)
+        return made
+
+    return unlearn
+
+
+METHODS: dict[str, Method] = _methods()
 EXACT = frozenset({"exact"})
 
 
