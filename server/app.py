@@ -28,7 +28,6 @@ from shared.errors import LetheError, RunError, UsageError, plainly
 from shared.messages import PersonaliseReply
 from shared.package import Package, load_general
 from shared.settings import Settings
-from shared.unlearning import parse_methods
 from shared.version import code_version
 
 app = ServerApp()
@@ -68,7 +67,6 @@ def execute(run: Run) -> None:
     began = datetime.now(UTC)
     run.registry.start_run(run.name, run.settings.flat())
     try:
-        parse_methods(run.settings.unlearning.methods)
         withhold(run.workspace.reports, run.registry)
         unname(run.workspace.reports, run.registry)
         meet(run)

@@ -5,12 +5,13 @@ A run is described by one `Settings`. Flower's run configuration and the scenari
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf, isfinite
 from typing import Literal, Self, get_args, get_type_hints
 
 from shared.errors import UsageError
+from shared.unlearning import parse_methods
 
 Task = Literal["single", "multi"]
 Profile = Literal["default", "paper"]
@@ -199,9 +200,6 @@ class Settings:
         return type(self)(**groups)
 
 
-_LISTS = ("probe.epsilons_sd",)
-
-
 def numbers(text: str) -> tuple[float, ...]:
     """Return the numbers of a setting such as `probe.epsilons_sd`; Flower's configuration has no lists.
 
@@ -217,6 +215,9 @@ def numbers(text: str) -> tuple[float, ...]:
     return found
 
 
+_TEXTS: Mapping[str, Callable[[str], object]] = {"probe.epsilons_sd": numbers, "unlearning.methods": parse_methods}
+
+
 def _checked(group: type, key: str, name: str, value: object) -> Value:
     """Return `value` as the type that the field declares, within its range."""
     kind = get_type_hints(group)[name]
@@ -229,8 +230,8 @@ def _checked(group: type, key: str, name: str, value: object) -> Value:
         value = float(value)
     if type(value) is not kind:
         raise UsageError(f"{key} is {value!r}, expected {kind.__name__}")
-    if key in _LISTS:
-        numbers(str(value))
+    if key in _TEXTS:
+        _TEXTS[key](str(value))
     allowed = _RANGES.get(key, _Range())
     if isinstance(value, int | float) and value not in allowed:
         raise UsageError(f"{key} is {value!r}, expected {allowed}")

@@ -25,10 +25,16 @@ def flat(table, prefix=""):
             yield f"{prefix}{key}", value
 
 
-@pytest.mark.parametrize("bad", ["x", "", "0,-1", "0,nan"])
-def test_a_list_of_numbers_is_checked_when_it_is_set_and_not_when_it_is_used(bad):
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        *(("probe.epsilons_sd", bad) for bad in ("x", "", "0,-1", "0,nan")),
+        *(("unlearning.methods", bad) for bad in ("foo", "", "exact,foo")),
+    ],
+)
+def test_a_list_is_checked_when_it_is_set_and_not_when_a_patient_waits(key, bad):
     with pytest.raises(UsageError):
-        Settings().with_values({"probe.epsilons_sd": bad})
+        Settings().with_values({key: bad})
 
 
 def test_an_unknown_setting_names_the_one_that_is_near():
