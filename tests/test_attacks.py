@@ -302,6 +302,8 @@ def test_carlini_wagner_leaves_what_is_wrong_already_and_is_held_to_fgsm_s_norm(
     norms = (held / strength(general, 1e-4)[:, None]).flatten(1).norm(dim=1)
     assert (norms <= math.sqrt(6000) * 1.001).all()
     assert (norms > math.sqrt(6000) * 0.9).all()
+    ample = attack(general, examples, CW, epsilon=strength(general, 9.0))
+    torch.testing.assert_close(ample, carlini_wagner(general, examples))  # which is no farther than it need be
 
 
 @pytest.mark.parametrize(
