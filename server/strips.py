@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from server.panels import Panel
 
-ROW, BAND, RADIUS = 66, 15.0, 4.2  # CSS pixels: height of a strip, half the height dots may take, a dot
+ROW, NAME, BAND, RADIUS = 66, 24, 15.0, 4.2  # CSS pixels: a strip, its name in it, half of what dots may take, a dot
 BIN = 1.3  # per cent of the width; copies nearer than this are stacked
 EDGE = 3.0  # per cent of the width kept free on either side
 
@@ -55,12 +55,13 @@ def picture(name: str, strips: Sequence[Strip]) -> Panel:
     height = ROW * len(strips)
     reference = strips[-1].values
     left, right = _place(min(reference), low, high), _place(max(reference), low, high)
-    parts = [
-        Markup('<rect class="band" x="{}%" y="0" width="{}%" height="{}"/>').format(
-            _short(left - 0.8), _short(right - left + 1.6), height
-        )
-    ]
+    parts = []
     for number, strip in enumerate(strips):
+        parts.append(  # below the name, which is read on clear ground
+            Markup('<rect class="band" x="{}%" y="{}" width="{}%" height="{}"/>').format(
+                _short(left - 0.8), number * ROW + NAME, _short(right - left + 1.6), ROW - NAME
+            )
+        )
         parts += _drawn(strip, number * ROW, low, high)
     parts += _axis(height, low, high)
     alt = "; ".join(
