@@ -48,4 +48,4 @@ def _curve(name: str, title: str, part: str, found: Mapping[str, Any]) -> Panel:
             scale.set_major_formatter(percent_tick)
         axis.set(xlim=(0, 1), ylim=(0, 1))
 
-    return panel(name, f"ROC curve. {title}: {told}, {found['n']} copies an arm.", draw, height=290, width=290)
+    return panel(name, f"ROC curve. {title}: {told}, {found['n']} copies an arm.", draw, height=240, width=240)

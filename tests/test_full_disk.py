@@ -17,7 +17,7 @@ from server.registry import Registry
 # Of the run, 5.8 MB of cached signals fit; of 1.8 MB of general model, the template does.
 ON_A_SMALL_DISK = """
 mount -t tmpfs -o size=6800k tmpfs "$1" && cp -a "$2" "$1/home" || exit 99
-"$3" -P -c "$4" run --home "$1/home"
+"$3" -P -c "$4" run --yes --home "$1/home"
 code=$?
 cp -a "$1/home" "$5"
 exit $code

@@ -130,10 +130,10 @@ def test_a_run_without_wearables_says_so(tmp_path, cohort_folder):
 
 def test_a_run_that_fails_is_written_down_as_failed(fleet):
     with pytest.raises(LetheError):
-        fleet.run(replace(fleet.settings, unlearning=replace(fleet.settings.unlearning, methods="hope")))
+        fleet.run(fleet.settings.with_values({"cohort.wearables": 99}))
     row = fleet.registry.runs()[-1]
     assert row.status == "failed"
-    assert "hope" in row.detail["error"]
+    assert "cohort.wearables is 99" in row.detail["error"]
 
 
 # A withdrawal of everything

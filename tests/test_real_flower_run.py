@@ -114,7 +114,7 @@ def watching(seen: Ran) -> Iterator[None]:
                     total += process.memory_full_info().pss
                     seen.commands.add(" ".join(process.cmdline()))
                     seen.scratch.add(process.environ()["RAY_TMPDIR"])
-                except psutil.Error:
+                except (psutil.Error, KeyError):  # gone, or its title has just been written over its environment
                     continue
             seen.memory.append(total)
 
@@ -136,7 +136,8 @@ def test_the_run_ends_well(ran: Ran) -> None:
 
 def test_every_device_has_a_personal_model(ran: Ran) -> None:
     personal = ran.result()["personal"]
-    assert [device["slot"] for device in personal] == [0, 1, 2]
+    assert len(personal) == 3
+    assert [device["slot"] for device in personal].count(None) == 1  # whose patient was forgotten in this run
     assert all(device["accepted"] for device in personal)
 
 
