@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from shared.interrupts import heed
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -54,4 +56,9 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+        def tell(done: int) -> None:
+            heed()
+            bar.update(task, completed=done)
+
+        yield tell

@@ -1,13 +1,17 @@
 """What is printed is what was meant: paths stay whole, brackets are no markup, and only tables are fitted."""
 
 import json
+import os
+import signal
+from contextlib import suppress
 
 import pytest
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from shared.terminal import note, show
+from shared.interrupts import signals_interrupt
+from shared.terminal import note, progress, show
 
 LONG = "/somewhere/" + "a folder with a long name/" * 9 + "[bold]report[/nonsense] [1].html"
 
@@ -45,3 +49,19 @@ def test_json_is_asked_for_and_nothing_is_drawn(capsys):
 def test_a_note_is_one_line_on_stderr_as_it_is(capsys):
     note(LONG)
     assert capsys.readouterr() == ("", LONG + "\n")
+
+
+def test_an_interrupt_that_got_lost_in_somebody_s_code_ends_the_work_at_the_next_step():
+    """As NumPy's C code does, which clears what is raised while it looks for an attribute."""
+    with signals_interrupt(), progress("working", 5) as tell:
+        tell(1)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            tell(2)
+        tell(3)  # once is enough: what cleans up is not stopped again
+    with signals_interrupt(), progress("working", 1) as tell:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    with progress("working", 1) as tell:
+        tell(1)  # the next command is not ended by it
