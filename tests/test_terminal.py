@@ -60,8 +60,7 @@ def test_an_interrupt_that_got_lost_in_somebody_s_code_ends_the_work_at_the_next
         with pytest.raises(KeyboardInterrupt):
             tell(2)
         tell(3)  # once is enough: what cleans up is not stopped again
-    with signals_interrupt(), progress("working", 1) as tell:
-        with suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+    with signals_interrupt(), progress("working", 1) as tell, suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
     with progress("working", 1) as tell:
         tell(1)  # the next command is not ended by it
