@@ -1,4 +1,4 @@
-"""Takes forgotten patients' names out of what runs have told: nothing of the server's leads from a patient to the ledger.
+"""Takes forgotten patients' names out of what runs have told: nothing here leads from a patient to the ledger then.
 
 A certificate's digests, times and figures stand in a run's result and on its page. So that they are nobody's once
 everything of a patient is certified as forgotten, the result no longer says whose device it was, which job, or which
