@@ -15,8 +15,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import phases, results, roll_call
+from server.corpus import open_corpus
 from server.forgotten import unname
-from server.general import Trained, is_stale, open_corpus, train_general
+from server.general import Trained, is_stale, train_general
 from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry

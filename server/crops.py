@@ -1,6 +1,6 @@
 """What the general model learns from: random one-second crops of the corpus, disturbed and blended, by seed.
 
-How long it learns, and what becomes of it, is `server/general.py`'s.
+How long it learns, and what becomes of it, is `server/learning.py`'s.
 """
 
 import numpy as np

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from server.general import Corpus
+from server.corpus import Corpus
 from server.registry import Registry
 from shared.files import write_atomically
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD

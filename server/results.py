@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.general import Corpus, Trained
+from server.corpus import Corpus
+from server.general import Trained
 from server.paper_probe import difference, summarise
 from server.pictures import FIGURES, packed, record_of
 from server.registry import Registry

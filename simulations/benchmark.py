@@ -25,7 +25,9 @@ import numpy as np
 import torch
 import typer
 
-from server.general import Corpus, evaluate, fit_general, majority, segments_of
+from server.corpus import Corpus, segments_of
+from server.general import evaluate, majority
+from server.learning import capture, fit_general
 from shared.errors import UsageError
 from shared.model import ResNet34, build, digest, load, to_bytes
 from shared.package import Public
@@ -34,7 +36,7 @@ from shared.ptbxl import Signals, for_task, index
 from shared.ptbxl import load as load_signals
 from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
 from shared.terminal import progress
-from shared.training import Examples, fit, one_thread, task_loss
+from shared.training import Examples, device_for_training, fit, one_thread, task_loss
 from simulations.one_device import write_version
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -127,14 +129,18 @@ def device(width: int = 64, repeats: int = 5) -> None:
 
 @app.command()
 def speed(width: int = 64, batch_size: int = 64, repeats: int = 5, steps: int = 8) -> None:
-    """Training rate against the fp32 matrix-product rate of the same run, in turn, medians."""
-    model = build(replace(General(), width=width)).train()
-    segments = torch.randn(batch_size, 12, 500)
-    labels = torch.eye(5)[torch.randint(0, 5, (batch_size,))]
+    """Training rate against the matrix-product rate of the same run (fp32, on a GPU bf16), in turn, medians."""
+    device = device_for_training()
+    model = build(replace(General(), width=width))
+    segments = torch.randn(batch_size, 12, 500, device=device)
+    labels = torch.eye(5, device=device)[torch.randint(0, 5, (batch_size,), device=device)]
     gflop = 3 * 2 * _multiplications(model) / 1e9  # forward, and twice that backward
+    model.to(device).train()
+    if device.type == "cuda":
+        capture(model, batch_size)
     rates, products = [], []
     for _ in range(repeats):
-        products.append(_product_gflops())
+        products.append(_product_gflops(device))
         began = time.perf_counter()
         fit(
             model.parameters(),
@@ -257,19 +263,22 @@ def _multiplications(model: ResNet34) -> int:
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv1d | torch.nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     model.eval()(torch.zeros(1, 12, 500))
-    model.train()
     for hook in hooks:
         hook.remove()
     return total
 
 
-def _product_gflops(size: int = 2048) -> float:
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
+def _product_gflops(device: torch.device) -> float:
+    """Return the rate of a matrix product in the precision that `device` trains in."""
+    on_gpu = device.type == "cuda"
+    size, repeats = (8192, 20) if on_gpu else (2048, 5)
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    (a @ b)[0, 0].item()
     began = time.perf_counter()
-    for _ in range(5):
-        a @ b
-    return 5 * 2 * size**3 / (time.perf_counter() - began) / 1e9
+    for _ in range(repeats):
+        product = a @ b
+    product[0, 0].item()  # a GPU computes beside the program: asking for a number waits for it
+    return repeats * 2 * size**3 / (time.perf_counter() - began) / 1e9
 
 
 def _print(**figures: Any) -> None:
@@ -277,7 +286,7 @@ def _print(**figures: Any) -> None:
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
-        "cuda": torch.cuda.is_available(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": os.getloadavg()[0],
     }
     sys.stdout.write(json.dumps({**figures, **machine}, indent=2) + "\n")

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from server.general import Corpus, evaluate, fit_general, majority, public_segments, segments_of
+from server.corpus import Corpus, segments_of
+from server.general import evaluate, majority, public_segments
+from server.learning import fit_general
 from shared.errors import DataError
 from shared.model import to_bytes
 from shared.ptbxl import Signals, for_task, index, load

@@ -9,7 +9,8 @@ import pytest
 from fleet import Fleet, copied
 from ptbxl_files import change_rows, changed_sample, header
 
-from server.general import open_corpus, train_general
+from server.corpus import open_corpus
+from server.general import train_general
 from shared.errors import DataError
 from shared.ptbxl import index, load, record_digest
 

@@ -10,8 +10,10 @@ from enrolled import model_of
 from fleet import TINY
 from ptbxl_files import room_for
 
+from server.corpus import open_corpus, segments_of
 from server.crops import Crops
-from server.general import evaluate, fit_general, open_corpus, public_segments, schedule, segments_of, train_general
+from server.general import evaluate, public_segments, train_general
+from server.learning import fit_general, schedule
 from shared.errors import DataError
 from shared.metrics import scores
 from shared.model import build, probabilities, to_bytes
