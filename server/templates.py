@@ -41,6 +41,7 @@ def _folder() -> Path:
 def _key(model: ResNet34) -> str:
     """Return a name for everything that a template depends on: the architecture, its sources, and the exporter."""
     parts = [repr((model.width, model.task, model.smoothing_ms))]
+    parts += [f"{name} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()]
     parts += [f"{package} {version(package)}" for package in ("torch", "onnx", "onnxscript")]
     digest = hashlib.sha256("\n".join(parts).encode())
     for module in (architecture, signals, onnx_template):

@@ -7,6 +7,7 @@ Source: He et al. 2016 (the paper's section 3.1.3), one-dimensional; width 64 is
 
 import hashlib
 import json
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -75,6 +76,7 @@ class ResNet34(nn.Module):
         self.width, self.task, self.smoothing_ms = width, task, smoothing_ms
         self.register_buffer("lead_sd", torch.ones(len(LEADS)))
         self.stem = nn.Sequential(Conv(len(LEADS), width, 7, 2, padding=3, bias=False), Norm(width))
+        self.ends = tuple(accumulate(DEPTHS))  # of the stages, as numbers of blocks
         channels = [width * 2**stage for stage in range(len(DEPTHS))]
         blocks = []
         for stage, (outputs, depth) in enumerate(zip(channels, DEPTHS, strict=True)):

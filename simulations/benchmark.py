@@ -5,16 +5,13 @@
     python -m simulations.benchmark personal --data DIR --model model.safetensors
     python -m simulations.benchmark device
     python -m simulations.benchmark speed
+    python -m simulations.benchmark start    --data DIR
 
 Folds 1-8 train, fold 9 is for choosing settings, fold 10 is looked at once. Nothing here is asserted: figures go
 to stdout as JSON, and into the README beside the command.
 """
 
-import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -27,21 +24,20 @@ import typer
 
 from server.corpus import Corpus, segments_of
 from server.general import evaluate, majority
-from server.learning import capture, fit_general
+from server.learning import fit_general
 from shared.errors import UsageError
-from shared.model import ResNet34, build, digest, load, to_bytes
+from shared.model import ResNet34, digest, load, to_bytes
 from shared.package import Public
 from shared.personalisation import accuracy, held_out_mask, personalise
 from shared.ptbxl import Signals, for_task, index
 from shared.ptbxl import load as load_signals
 from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
 from shared.terminal import progress
-from shared.training import Examples, device_for_training, fit, one_thread, task_loss
-from simulations.one_device import write_version
+from shared.training import Examples, one_thread
+from simulations.timing import Data, device, printed, speed, start
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
-Data = Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")]
 Model = Annotated[Path, typer.Option("--model", help="A model that `general --keep` wrote.")]
 TEST_FOLD, CHOICE_FOLD = 10, 9
 
@@ -66,14 +62,14 @@ def general(
     seconds = time.perf_counter() - began
     if keep is not None:
         keep.write_bytes(to_bytes(model))
-    _print(settings=vars(settings), seconds=seconds, last_epoch=curves[-1], **_on_fold(model, signals, CHOICE_FOLD))
+    printed(settings=vars(settings), seconds=seconds, last_epoch=curves[-1], **_on_fold(model, signals, CHOICE_FOLD))
 
 
 @app.command()
 def final(data: Data, model: Model, fold: int = TEST_FOLD) -> None:
     """Evaluate a kept model on the test fold; once."""
     trained = load(model)
-    _print(model=digest(model.read_bytes()), **_on_fold(trained, _signals(data, trained.task), fold))
+    printed(model=digest(model.read_bytes()), **_on_fold(trained, _signals(data, trained.task), fold))
 
 
 @app.command()
@@ -103,63 +99,7 @@ def personal(
                 examples = segments_of(signals, np.array([row]))
                 found.append({"seed": seed, **_one(trained, examples, public, replace(settings, seed=seed))})
                 tell(seed * patients + count + 1)
-    _print(settings=vars(settings), patients=patients, seeds=seeds, **_means(found))
-
-
-@app.command()
-def device(width: int = 64, repeats: int = 5) -> None:
-    """Time and memory of personalising one wearable on one core: 7 segments, each time in a new process."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_version(Path(folder), width=width)
-        command = [sys.executable, "-m", "simulations.one_device", folder]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        runs = []
-        for _ in range(repeats):
-            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            runs.append(json.loads(done.stdout))
-    _print(
-        width=width,
-        repeats=repeats,
-        seconds_median=float(np.median([run["seconds"] for run in runs])),
-        cpu_seconds_median=float(np.median([run["cpu_seconds"] for run in runs])),
-        peak_mib_median=float(np.median([run["peak_mib"] for run in runs])),
-        runs=runs,
-    )
-
-
-@app.command()
-def speed(width: int = 64, batch_size: int = 64, repeats: int = 5, steps: int = 8) -> None:
-    """Training rate against the matrix-product rate of the same run (fp32, on a GPU bf16), in turn, medians."""
-    device = device_for_training()
-    model = build(replace(General(), width=width))
-    segments = torch.randn(batch_size, 12, 500, device=device)
-    labels = torch.eye(5, device=device)[torch.randint(0, 5, (batch_size,), device=device)]
-    gflop = 3 * 2 * _multiplications(model) / 1e9  # forward, and twice that backward
-    model.to(device).train()
-    if device.type == "cuda":
-        capture(model, batch_size)
-    rates, products = [], []
-    for _ in range(repeats):
-        products.append(_product_gflops(device))
-        began = time.perf_counter()
-        fit(
-            model.parameters(),
-            lambda _: task_loss(model(segments), labels, "single"),
-            steps=steps,
-            learning_rate=1e-4,
-            weight_decay=0.01,
-        )
-        rates.append(batch_size * steps / (time.perf_counter() - began))
-    ratios = [rate * gflop / product for rate, product in zip(rates, products, strict=True)]
-    _print(
-        width=width,
-        batch_size=batch_size,
-        gflop_a_segment=gflop,
-        segments_a_second_median=float(np.median(rates)),
-        product_gflops_median=float(np.median(products)),
-        ratio_median=float(np.median(ratios)),
-        ratios=ratios,
-    )
+    printed(settings=vars(settings), patients=patients, seeds=seeds, **_means(found))
 
 
 def _one(trained: ResNet34, examples: Examples, public: Public, settings: Personalisation) -> dict[str, Any]:
@@ -250,47 +190,8 @@ def _rows(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(mask).astype(np.int64)
 
 
-def _multiplications(model: ResNet34) -> int:
-    """Count the multiply-adds of one forward pass over one segment, in convolutions and the head."""
-    total = 0
-
-    def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, torch.Tensor)
-        total += weight.numel() * (output.shape[-1] if output.dim() > 2 else 1)
-
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv1d | torch.nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    model.eval()(torch.zeros(1, 12, 500))
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
-def _product_gflops(device: torch.device) -> float:
-    """Return the rate of a matrix product in the precision that `device` trains in."""
-    on_gpu = device.type == "cuda"
-    size, repeats = (8192, 20) if on_gpu else (2048, 5)
-    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
-    (a @ b)[0, 0].item()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        product = a @ b
-    product[0, 0].item()  # a GPU computes beside the program: asking for a number waits for it
-    return repeats * 2 * size**3 / (time.perf_counter() - began) / 1e9
-
-
-def _print(**figures: Any) -> None:
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load": os.getloadavg()[0],
-    }
-    sys.stdout.write(json.dumps({**figures, **machine}, indent=2) + "\n")
-
+for timed in (device, speed, start):
+    app.command()(timed)
 
 if __name__ == "__main__":
     app()

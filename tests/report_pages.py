@@ -5,7 +5,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 from audited_withdrawals import at, audited
+from markupsafe import Markup
 
+from server.panels import Panel
 from server.report import build
 from shared.settings import Settings
 
@@ -218,6 +220,11 @@ def written(folder, result, arrays=None):
     np.savez(folder / "figures.npz", **(sample_arrays() if arrays is None else arrays))
     page = build(folder)
     return page, page.read_text()
+
+
+def undrawn(_name, alt, _draw, **_):
+    """Stand in for `server.panels.panel` where a page's words alone are looked at: pictures take it seconds."""
+    return Panel(alt, Markup('<svg role="img" aria-label="{}"></svg>').format(alt))
 
 
 class Page(HTMLParser):

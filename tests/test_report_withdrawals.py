@@ -4,7 +4,15 @@ import re
 
 import pytest
 from audited_withdrawals import at, audited
-from report_pages import Page, sample, written
+from report_pages import Page, sample, undrawn, written
+
+from server import figures, roc
+
+
+@pytest.fixture(autouse=True)
+def _words_alone(monkeypatch):
+    for place in (figures, roc):
+        monkeypatch.setattr(place, "panel", undrawn)
 
 
 def served(result, **changes):

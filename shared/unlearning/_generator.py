@@ -10,14 +10,13 @@ No method: the file's name begins with an underscore.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.errors import LetheError
-from shared.model import DEPTHS, ResNet34
+from shared.model import ResNet34
 from shared.personalisation import distillation, trained_part
 from shared.settings import LEADS, SEGMENT_SAMPLES, Task
 from shared.training import AdamW
@@ -194,7 +193,7 @@ def _admitted(made: Tensor, teacher: Answer, student: ResNet34, gate: Gate) -> t
 def answer(model: ResNet34, inputs: Tensor) -> Answer:
     """Return what a model says of segments (B, 12, 500), or of features (B, 8 * width, 16), with the ends of stages."""
     activations: list[Tensor] = []
-    ends = [model.blocks[end - 1] for end in accumulate(DEPTHS)]
+    ends = [model.blocks[end - 1] for end in model.ends]
     handles = [block.register_forward_hook(lambda _, __, given: activations.append(given)) for block in ends]
     try:
         logits = model(inputs) if inputs.shape[1:] == (len(LEADS), SEGMENT_SAMPLES) else model.tail(inputs)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UsageError
-from shared.model import DEPTHS, ResNet34
+from shared.model import ResNet34
 from shared.personalisation import Seen
 from shared.settings import SUPERCLASSES, Task
 from shared.unlearning._data import accuracy_on, forgotten
@@ -68,7 +68,7 @@ def _student(case: Case) -> ResNet34:
     """Return an untrained model in training mode; layers that the profile freezes are the general model's."""
     student = untrained(case)
     if case.personalisation.profile == "default":
-        tail = (f"blocks.{sum(DEPTHS) - 1}.", "head.")
+        tail = (f"blocks.{len(student.blocks) - 1}.", "head.")
         frozen = {name: kept for name, kept in case.general.state_dict().items() if not name.startswith(tail)}
         student.load_state_dict(frozen, strict=False)
     return student.train()
