@@ -301,9 +301,12 @@ def test_carlini_wagner_leaves_what_is_wrong_already_and_is_held_to_fgsm_s_norm(
     held = attack(general, examples, CW, epsilon=strength(general, 1e-4)) - examples.segments
     norms = (held / strength(general, 1e-4)[:, None]).flatten(1).norm(dim=1)
     assert (norms <= math.sqrt(6000) * 1.001).all()
-    assert (norms > math.sqrt(6000) * 0.9).all()
+    free = carlini_wagner(general, examples)
+    found = (free != examples.segments).flatten(1).any(dim=1)  # it gives up on what it cannot turn in a few steps
+    assert found.sum() >= 2
+    assert (norms[found] > math.sqrt(6000) * 0.9).all()
     ample = attack(general, examples, CW, epsilon=strength(general, 9.0))
-    torch.testing.assert_close(ample, carlini_wagner(general, examples))  # which is no farther than it need be
+    torch.testing.assert_close(ample, free)  # which is no farther than it need be
 
 
 @pytest.mark.parametrize(

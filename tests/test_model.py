@@ -16,6 +16,8 @@ from shared.signals import moving_average
 from shared.tail import tail_as_products
 from shared.training import Examples
 
+pytestmark = pytest.mark.usefixtures("resnet34")
+
 SEGMENTS = torch.randn(3, 12, 500, generator=torch.Generator().manual_seed(0))
 
 

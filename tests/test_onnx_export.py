@@ -18,6 +18,8 @@ from shared.model import ResNet34, build, model_digest, probabilities
 from shared.onnx_template import INPUT, OUTPUT, export_template, fill
 from shared.settings import LEADS, SUPERCLASSES, General
 
+pytestmark = pytest.mark.usefixtures("resnet34")
+
 SEGMENTS = 0.5 * torch.randn(3, 12, 500, generator=torch.Generator().manual_seed(0))
 
 
@@ -33,13 +35,13 @@ def model(width: int, task: str) -> ResNet34:
     return made.eval()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def templates() -> dict[str, bytes]:
     """One export a task; the graph of another width differs in its tensors' shapes only."""
     return {task: template(model(16, task)) for task in ("single", "multi")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wide() -> bytes:
     return template(model(64, "single"))
 

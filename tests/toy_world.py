@@ -61,6 +61,11 @@ def case_of(world: World, *, profile: Profile = "default", retained: int = 6, se
     return Case(world.general, personal.model, kept, world.gone, world.public, settings, UNLEARNING, frozen)
 
 
+def tail_of(model: ResNet34) -> tuple[str, str]:
+    """How the names of the last block's and the head's tensors begin."""
+    return f"blocks.{len(model.blocks) - 1}.", "head."
+
+
 def _waves(count: int, rng: torch.Generator) -> Tensor:
     """Smooth waveforms of all leads, (count, 12, 500)."""
     t = torch.linspace(0, 2 * torch.pi, 500)
