@@ -55,12 +55,12 @@ def pictures(outcome: Outcome) -> dict[str, tuple[str, str]]:
         drawn[f"figure-{number}.svg"] = ([_curves(curves, quantity)], title, about, 1)
     for number, reference in ((6, "personal"), (7, "general")):
         title = f"Figure {number}: losses of the {reference} and the unlearned model"
-        about = f"{result['patients']} patients, {result['seeds']} seeds; every segment counts once; lines are medians."
+        about = f"{result['patients']} patients, {result['seeds']} seeds; every segment counts once; dashed: medians."
         drawn[f"figure-{number}.svg"] = ([_losses(outcome, reference)], title, about, 1)
     drawn["controls.svg"] = (
         [_differences(result)],
-        f"Equation 7 with controls: accuracy under FGSM at ε = {EPSILON:g} SD, minus the general model’s",
-        f"Means over {result['patients']} patients, {result['seeds']} seeds, 95 % intervals over patients.",
+        "Equation 7 with controls: accuracy under FGSM minus the general model’s",
+        f"ε = {EPSILON:g} SD; means over {result['patients']} patients, {result['seeds']} seeds, 95 % intervals over patients.",
         1,
     )
     return {
@@ -188,7 +188,7 @@ def _distribution(axes: Axes, values: Any, style: str) -> None:
     axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
     axes.stairs(share, edges, color=colour, linewidth=1.5)
     axes.axvline(float(np.median(np.clip(values, LEAST, MOST))), color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
-    axes.set_xticks([1e-4, 1e-3, 1e-2, 1e-1, 1, 10], ["≤ .0001", ".001", ".01", ".1", "1", "10"])
+    axes.set_xticks([1e-4, 1e-3, 1e-2, 1e-1, 1, 10], [".0001", ".001", ".01", ".1", "1", "10"])
     axes.set_xlim(LEAST, MOST)
     shares(axes.yaxis, percent_tick)
 

@@ -156,7 +156,8 @@ def took(result: Mapping[str, Any]) -> str:
     each = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["cpu_seconds"].items())
     return (
         f"{result['seconds']:.0f} s, {result['seconds_models']:.0f} of them for the general models, on "
-        f"{result['workers']} processes ({result['machine']}); seconds on one core a model: {each}"
+        f"{result['workers']} processes ({result['machine']}); {result['cpu_seconds_all']:.0f} s of cores' time in "
+        f"all; seconds on one core a model: {each}"
     )
 
 

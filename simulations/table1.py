@@ -6,6 +6,7 @@ Everything Makes You Vulnerable", sections 3 and 4.
 """
 
 import platform
+import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ class Result(TypedDict):
     points: list[Point]
     failed: dict[str, dict[str, Any]]
     cpu_seconds: dict[str, float]
+    cpu_seconds_all: float
     seconds: float
     seconds_models: float
     workers: int
@@ -119,7 +121,7 @@ def reproduce(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         UsageError: a number under 1, or too few patients in the folder.
     """
     _refuse(plan)
-    began, workers = time.perf_counter(), workers or cores()
+    began, used, workers = time.perf_counter(), _cpu_seconds(), workers or cores()
     (scratch / "cache").mkdir(parents=True, exist_ok=True)
     people, wearers = _people(plan, scratch), _wearers(plan, scratch)  # fills the cache, which workers only read
     seeds = range(plan.seeds)
@@ -131,10 +133,32 @@ def reproduce(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
     found.sort(key=lambda one: (one.seed, one.wearer))
     with one_thread():
         shown = attacked(opened(scratch / "0", people)[0], unseen_segments(people), epsilon=EPSILON)
+    return outcome_of(
+        {
+            **about_people(plan, people, wearers),
+            "general": general,
+            "cpu_seconds_all": _cpu_seconds() - used,
+            "seconds": time.perf_counter() - began,
+            "seconds_models": trained - began,
+            "workers": workers,
+            "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        },
+        found,
+        wearers,
+        shown,
+    )
+
+
+def outcome_of(
+    about: dict[str, Any],
+    found: Sequence[Measured],
+    wearers: Sequence[Wearer],
+    shown: dict[str, npt.NDArray[Any]],
+) -> Outcome:
+    """Count what was measured, and put it beside what is known about it."""
     transferred = [one for one in found if DEAR in one.readings]
     result: Result = {
-        **_about(plan, people, wearers),  # type: ignore[typeddict-item]
-        "general": general,
+        **about,  # type: ignore[typeddict-item]
         "table": table(found),
         "table_gkt": table(transferred) if transferred else None,
         "contrasts": contrasts(found),
@@ -142,12 +166,14 @@ def reproduce(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         "points": points(found, wearers),
         "failed": _failed(found),
         "cpu_seconds": _means(found),
-        "seconds": time.perf_counter() - began,
-        "seconds_models": trained - began,
-        "workers": workers,
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
     }
-    return Outcome(result, found, shown, SUPERCLASSES[int(shown["labels"][int(shown["shown"])])])
+    return Outcome(result, list(found), shown, SUPERCLASSES[int(shown["labels"][int(shown["shown"])])])
+
+
+def _cpu_seconds() -> float:
+    """Return the time of cores that this process and its ended ones took: what a busy machine leaves unharmed."""
+    spent = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
 def _refuse(plan: Plan) -> None:
@@ -181,11 +207,11 @@ def _train(plan: Plan, scratch: Path, seed: int) -> dict[str, Any]:
 
 
 def _measure(plan: Plan, scratch: Path, seed: int, number: int) -> Measured:
-    wearers, dear = _wearers(plan, scratch), (seed, number) in _dear(plan, _wearers(plan, scratch))
+    wearers, dear = _wearers(plan, scratch), (seed, number) in transferred_of(plan, _wearers(plan, scratch))
     return measure(wearers[number], number, *_opened(plan, scratch, seed), settings=_settings(plan, seed), dear=dear)
 
 
-def _dear(plan: Plan, wearers: Sequence[Wearer]) -> set[tuple[int, int]]:
+def transferred_of(plan: Plan, wearers: Sequence[Wearer]) -> set[tuple[int, int]]:
     """Return seed and wearer of the models that `gkt` makes: it forgets a superclass, so one wearer of each, once.
 
     Where it refuses to, all are asked, which costs nothing.
@@ -197,12 +223,13 @@ def _dear(plan: Plan, wearers: Sequence[Wearer]) -> set[tuple[int, int]]:
 
 def _order(plan: Plan, wearers: Sequence[Wearer]) -> list[tuple[int, int]]:
     """Return seed and wearer of every job, the long ones first, so that no core waits for them at the end."""
-    dear = _dear(plan, wearers)
+    dear = transferred_of(plan, wearers)
     jobs = [(seed, number) for seed in range(plan.seeds) for number in range(len(wearers))]
     return sorted(jobs, key=lambda job: job not in dear)
 
 
-def _about(plan: Plan, people: People, wearers: Sequence[Wearer]) -> dict[str, Any]:
+def about_people(plan: Plan, people: People, wearers: Sequence[Wearer]) -> dict[str, Any]:
+    """Return who took part, and in what setting."""
     counted = Counter(SUPERCLASSES[wearer.superclass] for wearer in wearers)
     return {
         "data": plan.data.name,
