@@ -18,6 +18,7 @@ from server.figures import confusion, ecg
 from server.panels import COLOURS, Panel, line, panel, percent_tick, points_tick, shares, values_of
 from simulations.paper_models import EPSILON, UNLEARNED
 from simulations.paper_results import CANDIDATES, losses
+from simulations.paper_words import counted
 from simulations.table1 import Outcome
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
@@ -48,19 +49,20 @@ def pictures(outcome: Outcome) -> dict[str, tuple[str, str]]:
         f"Test data: {len(shown['labels'])} segments of never-used patients; on the right under FGSM.",
         2,
     )
+    patients, seeds = counted(result["patients"], "patient"), counted(result["seeds"], "seed")
     curves = [one["curves"] for one in result["general"]]
-    about = f"{result['seeds']} seeds; training crops are disturbed and blended, which makes them harder."
+    about = f"{seeds}; training crops are disturbed and blended, which makes them harder."
     for number, quantity in ((4, "loss"), (5, "accuracy")):
         title = f"Figure {number}: the general model’s {quantity} by epoch"
         drawn[f"figure-{number}.svg"] = ([_curves(curves, quantity)], title, about, 1)
     for number, reference in ((6, "personal"), (7, "general")):
         title = f"Figure {number}: losses of the {reference} and the unlearned model"
-        about = f"{result['patients']} patients, {result['seeds']} seeds; every segment counts once; dashed: medians."
+        about = f"{patients}, {seeds}; every segment counts once; dashed: medians."
         drawn[f"figure-{number}.svg"] = ([_losses(outcome, reference)], title, about, 1)
     drawn["controls.svg"] = (
         [_differences(result)],
         "Equation 7 with controls: accuracy under FGSM minus the general model’s",
-        f"ε = {EPSILON:g} SD; means over {result['patients']} patients, {result['seeds']} seeds, 95 % intervals over patients.",
+        f"ε = {EPSILON:g} SD; means over {patients}, {seeds}; 95 % intervals over patients.",
         1,
     )
     return {
@@ -127,7 +129,7 @@ def _curves(seeds: Sequence[Sequence[Mapping[str, float]]], quantity: str) -> Pa
         if quantity == "accuracy":
             shares(axes.yaxis, percent_tick)
 
-    alt = f"{quantity.capitalize()} by epoch, {len(seeds)} seeds; at the end training {last['train']:.3f}, "
+    alt = f"{quantity.capitalize()} by epoch, {counted(len(seeds), 'seed')}; at the end training {last['train']:.3f}, "
     return panel(f"curve-{quantity}", f"{alt}validation {last['validation']:.3f} (means).", draw, height=300, width=560)
 
 

@@ -1,7 +1,7 @@
 """What follows from the readings of the paper's experiment: arrays in, numbers with intervals out.
 
 Pure. The unit of inference is the patient: a patient's figure is the mean over seeds, and intervals resample patients
-(the "Estimate"); least and most are the means of single seeds. What is said of the numbers is
+(on the test data the never-used ones too); least and most are the means of single seeds. What is said of the numbers is
 `simulations/paper_words.py`'s.
 """
 
@@ -11,9 +11,9 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from shared.inference import clopper_pearson, clustered_interval, ratio_interval
+from shared.inference import Interval, clopper_pearson, clustered_interval, crossed_interval, ratio_interval
 from simulations.paper_models import EPSILON, EPSILONS, UNLEARNED, Measured, Reading
-from simulations.paper_people import Wearer
+from simulations.paper_people import TEST_SEGMENTS, Wearer
 
 Floats = npt.NDArray[np.float64]
 MODELS = ("general", "personal", *UNLEARNED)
@@ -86,16 +86,21 @@ class Point(TypedDict):
     epsilons: list[float]
 
 
-def estimate(values: Floats, *, rng_seed: int = 0) -> Estimate:
-    """Return the mean over patients of (K, P) figures, K seeds and P patients, NaN where there is none."""
-    there = ~np.isnan(values)
+def estimate(values: Floats) -> Estimate:
+    """Return the mean over patients, with an interval.
+
+    Args:
+        values: (K, P) figures of K seeds and P patients, NaN where there is none; (K, P, T) where each patient's models
+            were asked about the same T people, who are resampled too.
+    """
+    each_seed = values.mean(axis=2) if values.ndim == 3 else values
+    there = ~np.isnan(each_seed)
     patients, seeds = there.any(axis=0), there.any(axis=1)
     if not patients.any():
         return {"value": None, "low": None, "high": None, "least": None, "most": None, "patients": 0, "seeds": 0}
     each = np.nanmean(values[:, patients], axis=0)
-    means = np.nanmean(values[seeds], axis=1)
-    several = len(each) > 1
-    interval = clustered_interval(each, confidence=0.95, rng=np.random.default_rng(rng_seed)) if several else None
+    means = np.nanmean(each_seed[seeds], axis=1)
+    interval = _interval(each)
     return {
         "value": float(each.mean()),
         "low": interval.low if interval else None,
@@ -107,8 +112,16 @@ def estimate(values: Floats, *, rng_seed: int = 0) -> Estimate:
     }
 
 
+def _interval(each: Floats) -> Interval | None:
+    """Return the interval of a mean over patients (P,), or over patients and whom they were asked about (P, T)."""
+    rng = np.random.default_rng(0)
+    if len(each) < 2:
+        return None
+    return clustered_interval(each, confidence=0.95, rng=rng) if each.ndim == 1 else crossed_interval(each, rng=rng)
+
+
 def figures_of(found: Sequence[Measured], model: str, group: str, figure: str) -> Floats:
-    """Return one figure by seed and patient, (K, P).
+    """Return one figure by seed and patient, (K, P); on the test data by never-used patient too, (K, P, T).
 
     Args:
         found: all patients under all seeds.
@@ -118,21 +131,23 @@ def figures_of(found: Sequence[Measured], model: str, group: str, figure: str) -
             accuracy of the model minus the general one's, which "test" has none of.
     """
     seeds, wearers = (1 + max(getattr(one, name) for one in found) for name in ("seed", "wearer"))
-    values = np.full((seeds, wearers), np.nan)
+    asked = len(found[0].readings["general"][group].losses) // len(TEST_SEGMENTS) if group == "test" else 1
+    values = np.full((seeds, wearers, asked), np.nan)
     for one in found:
         reading = one.readings.get(model, {}).get(group)
-        if reading is not None and reading.hits.shape[1] and not (figure == "difference" and group == "test"):
-            values[one.seed, one.wearer] = _figure(reading, one.readings["general"][group], figure)
-    return values
+        if reading is not None and len(reading.losses) and not (figure == "difference" and group == "test"):
+            by_segment = _by_segment(reading, one.readings["general"][group], figure)
+            values[one.seed, one.wearer] = by_segment.reshape(asked, -1).mean(axis=1)
+    return values if group == "test" else values[..., 0]
 
 
-def _figure(reading: Reading, general: Reading, figure: str) -> float:
+def _by_segment(reading: Reading, general: Reading, figure: str) -> Floats:
     if figure == "loss":
-        return float(reading.losses.mean())
+        return reading.losses
     if figure == "accuracy":
-        return float(reading.hits[0].mean())
+        return reading.hits[0].astype(np.float64)
     at = EPSILONS.index(EPSILON)
-    return float(reading.hits[at].mean() - general.hits[at].mean())
+    return reading.hits[at].astype(np.float64) - general.hits[at]
 
 
 def table(found: Sequence[Measured]) -> Table:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simulations.paper_results import ANY, Estimate, Share
-from simulations.paper_words import NAMES, paragraph
+from simulations.paper_words import NAMES, counted, paragraph
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PAPER = {  # Table 1 of the paper; it does not say on which data, on how many patients or with how many seeds
-    "finetune": {"general": "54 %", "personal": "58 %", "unlearned": "58 %"},
-    "gkt": {"general": "62 %", "personal": "67.23 %", "unlearned": "65.76 %"},
+    "finetune": {"general": "54", "personal": "58", "unlearned": "58"},
+    "gkt": {"general": "62", "personal": "67.23", "unlearned": "65.76"},
 }
 COLUMNS = {
     "member": "patients' data (S)",
@@ -31,7 +31,7 @@ ROWS = {
     "exact": "retrained (exact)",
 }
 FIGURES = {
-    "accuracy": "Accuracy",
+    "accuracy": "Accuracy, per cent",
     "loss": "Mean loss, nats",
     "difference": "Equation 7: accuracy under FGSM minus the general model's, points",
 }
@@ -61,13 +61,14 @@ def _table1(result: Mapping[str, Any]) -> Grid:
             model = method if row == "unlearned" else row
             cells.append(PAPER[method][row])
             cells += [
-                _cell(found[model][group]["accuracy"], "accuracy") if found else "–" for group in ("test", "member")
+                _cell(found[model][group]["accuracy"], "accuracy", digits=0) if found else "–"
+                for group in ("test", "member")
             ]
         rows.append(tuple(cells))
     header = ["model"]
     for method in ("fine-tuning", "gkt"):
-        header += [f"{method}: paper", "ours, test data", "ours, patients' data"]
-    return Grid("Table 1: accuracy, the paper's and ours", tuple(header), tuple(rows), {})
+        header += [f"paper, {method}", "ours, test data", "ours, patients' data"]
+    return Grid("Table 1: accuracy in per cent, the paper's and ours", tuple(header), tuple(rows), {})
 
 
 def _lacking(result: Mapping[str, Any], figure: str) -> Grid:
@@ -99,19 +100,19 @@ def _reason(told: Mapping[str, Any]) -> str:
     return f"no model for {told['failed']} of {told['tried']} patients: {told['reason']}"
 
 
-def _cell(found: Estimate, figure: str) -> str:
+def _cell(found: Estimate, figure: str, *, digits: int = 1) -> str:
     """Return value, interval and, with several seeds, the spread of the seeds' means."""
     if found["value"] is None:
         return "–"
-    form = {"accuracy": "{:.1f}", "loss": "{:.2f}", "difference": "{:+.1f}"}[figure]
-    scale = 1 if figure == "loss" else 100
+    digits, scale = (2, 1) if figure == "loss" else (digits, 100)
+    sign, between = ("+", " to ") if figure == "difference" else ("", "–")
 
     def number(value: float | None) -> str:
-        return form.format(scale * value) if value is not None else "–"
+        return f"{scale * value:{sign}.{digits}f}" if value is not None else "–"
 
     text = number(found["value"])
     if found["low"] is not None:
-        text += f" ({number(found['low'])} to {number(found['high'])})"
+        text += f" ({number(found['low'])}{between}{number(found['high'])})"
     if found["seeds"] > 1:
         text += f" [{number(found['least'])}, {number(found['most'])}]"
     return text
@@ -131,8 +132,9 @@ def about(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{result['data']}: {result['records']} records with one superclass, in {result['unit']}; {result['patients']} "
         f"wearers ({classes}), {result['never_used']} never-used patients, {result['corpus']} in the corpus; "
-        f"{result['seeds']} seeds, width {result['width']}, {result['epochs']} epochs",
-        "unit: a patient, mean over seeds; (95 % interval, patients resampled) [least and most of the seeds' means]",
+        f"{counted(result['seeds'], 'seed')}, width {result['width']}, {result['epochs']} epochs",
+        "unit: a patient, mean over seeds; (95 % interval, patients resampled, on test data the never-used too) [least "
+        "and most of the seeds' means]",
         "personal: the whole network fine-tuned on the patient's segments, as in the paper; S is all of them, so "
         "that retraining without S gives the general model",
         "never used, matched: ten segments of a never-used patient, of the wearer's superclass for "
@@ -208,13 +210,14 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    for grid in grids(result):
+    shown = grids(result)
+    for grid in shown:
         table = Table(title=grid.title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
         table.pad_edge = False
         for number, name in enumerate(grid.header):
             table.add_column(name, justify="left" if number == 0 else "right")
         for row in grid.rows:
-            table.add_row(*row)
-        parts += [table, *(Text(f"{name}: {why}\n") for name, why in grid.reasons.items() if grid.title == "Accuracy")]
+            table.add_row(*(cell.replace(" (", "\n(").replace(" [", "\n[") for cell in row))
+        parts += [table, *(Text(f"{name}: {why}\n") for name, why in grid.reasons.items() if grid is shown[1])]
     words = [Text(paragraph(result)), Text(""), *(Text(line) for line in about(result)), Text(took(result))]
     return Group(*parts, *words)

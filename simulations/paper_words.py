@@ -20,7 +20,7 @@ def paragraph(result: Mapping[str, Any]) -> str:
     sentences.append(_cost(result["contrasts"]))
     n, seeds = result["patients"], result["seeds"]
     sentences.append(
-        f"All of it is of {_count(n, 'patient')} and {_count(seeds, 'seed')}, and means over patients: where no "
+        f"All of it is of {counted(n, 'patient')} and {counted(seeds, 'seed')}, and means over patients: where no "
         "difference is seen there may be one smaller than the interval is wide."
     )
     return " ".join(sentence for sentence in sentences if sentence)
@@ -41,6 +41,11 @@ def points(found: Estimate) -> str:
 def nats(found: Estimate) -> str:
     """Return a difference of losses with its interval: "-0.31 nats (-0.52 to -0.10)"."""
     return f"{_spoken(found, 1, 2)} nats{_interval(found, 1, 2)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 seed", "3 seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _probe(result: Mapping[str, Any]) -> str:
@@ -126,7 +131,7 @@ def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
     found = contrasts[f"{method} - retrained loss"]
     if found["value"] is None:
         return f"There is no model unlearned by {NAMES[method]}."
-    who = f"After {NAMES[method]} ({_count(found['patients'], 'patient')}) the loss on the forget set is"
+    who = f"After {NAMES[method]} ({counted(found['patients'], 'patient')}) the loss on the forget set is"
     match side(found):
         case None:
             return f"{who} {nats(found)} from the retrained model's; one patient gives no interval."
@@ -161,10 +166,6 @@ def _share(found: Mapping[str, float | None]) -> str:
     value, low, high = (found[name] for name in ("value", "low", "high"))
     assert value is not None
     return f"{value:.0%}" + ("" if low is None or high is None else f" ({100 * low:.0f}-{high:.0%})")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _listed(parts: list[str]) -> str:

@@ -65,13 +65,17 @@ def patient(wearer: int, *, seed: int = 0, **models) -> Measured:
     return Measured(seed, wearer, readings, failed={}, seconds={})
 
 
-WRONG = {"member": [0, 0, 0, 0], "held_out": [0, 0], "control": [0, 0, 0, 1], "test": [0, 0]}
+WRONG = {"member": [0, 0, 0, 0], "held_out": [0, 0], "control": [0, 0, 0, 1], "test": [0] * 6}
 TWO = [
     patient(
-        0, general=WRONG, personal={"member": [1, 1, 1, 0], "held_out": [1, 0], "control": [1, 1, 0, 1], "test": [1, 0]}
+        0,
+        general=WRONG,
+        personal={"member": [1, 1, 1, 0], "held_out": [1, 0], "control": [1, 1, 0, 1], "test": [1, 0, 0, 1, 1, 1]},
     ),
     patient(
-        1, general=WRONG, personal={"member": [1, 0, 0, 0], "held_out": [0, 0], "control": [0, 0, 0, 0], "test": [0, 0]}
+        1,
+        general=WRONG,
+        personal={"member": [1, 0, 0, 0], "held_out": [0, 0], "control": [0, 0, 0, 0], "test": [0, 0, 0, 1, 1, 1]},
     ),
 ]
 
@@ -141,6 +145,16 @@ def test_a_figure_is_a_mean_over_patients_of_means_over_seeds_and_tells_the_seed
     assert (alone["value"], alone["low"]) == (0.5, None)
 
 
+def test_on_the_test_data_the_people_who_were_asked_about_are_resampled_too():
+    assert figures_of(TWO, "personal", "test", "accuracy").tolist() == [
+        [pytest.approx([1 / 3, 1]), pytest.approx([0, 1])]
+    ]
+    same = np.tile(np.array([0.0, 1.0, 0.0, 1.0, 1.0]), (1, 8, 1))  # eight models that agree on five people
+    found = estimate(same)
+    assert (found["value"], found["patients"]) == (pytest.approx(0.6), 8)
+    assert found["low"] < 0.3 < 0.9 < found["high"]  # and not 0.6 to 0.6, as if the five were everybody
+
+
 def test_equation_7_is_the_accuracy_under_attack_minus_the_general_model_s():
     assert figures_of(TWO, "personal", "member", "difference").tolist() == [[0.75, 0.25]]
     assert figures_of(TWO, "personal", "control", "difference").tolist() == [[0.5, -0.25]]
@@ -160,8 +174,9 @@ def world(*, member: float, held_out: float, control: float, loss: dict[str, flo
             readings[model] = {}
             for group, gain in {"member": member, "held_out": held_out, "control": control, "test": 0.0}.items():
                 right = round(100 * (0.3 + (gain + 0.04 * noise.standard_normal() if model == "personal" else 0.0)))
-                hits = np.arange(100) < right
-                losses = np.full(100, level if group == "member" else 1.0) + 0.05 * noise.standard_normal()
+                size = 99 if group == "test" else 100  # three segments of a person
+                hits = np.arange(size) < right
+                losses = np.full(size, level if group == "member" else 1.0) + 0.05 * noise.standard_normal()
                 readings[model][group] = reading(hits, losses)
         found.append(Measured(0, number, readings, failed={}, seconds={}))
     return {
@@ -346,8 +361,8 @@ def test_gkt_is_made_for_one_wearer_of_each_superclass(tiny):
 def test_table_1_has_the_paper_s_numbers_beside_ours(tiny):
     table1 = grids(tiny[-1].result)[0]
     assert [row[0] for row in table1.rows] == ["general", "personal", "unlearned"]
-    assert [row[1] for row in table1.rows] == list(PAPER["finetune"].values()) == ["54 %", "58 %", "58 %"]
-    assert [row[4] for row in table1.rows] == list(PAPER["gkt"].values()) == ["62 %", "67.23 %", "65.76 %"]
+    assert [row[1] for row in table1.rows] == list(PAPER["finetune"].values()) == ["54", "58", "58"]
+    assert [row[4] for row in table1.rows] == list(PAPER["gkt"].values()) == ["62", "67.23", "65.76"]
     assert all(re.match(r"\d", row[2]) for row in table1.rows)
 
 
