@@ -9,12 +9,9 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,8 +28,7 @@ from shared.settings import Settings
 from simulations.calibration_data import MODEL, PUBLIC, Cut, Wearer, build_world, cut, settings_of, wearers_of
 from simulations.calibration_jobs import QUESTIONS, Question, audit, bytes_hold, judged, questions_of, withdrawals
 from simulations.calibration_table import Outcome, Row, row
-
-Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+from simulations.pool import Progress, pool_of, run_all
 
 
 @dataclass(frozen=True)
@@ -103,14 +99,13 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
     began, workers = time.perf_counter(), workers or len(os.sched_getaffinity(0))
     (scratch / "cache").mkdir(parents=True, exist_ok=True)
     _cut(plan, scratch, 0)  # fills the cache, which the workers only read
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-    with pool:
-        models = _all(
+    with pool_of(workers) as pool:
+        models = run_all(
             pool, progress, "training general models", [(_build, plan, scratch, s) for s in range(plan.seeds)]
         )
         trained = time.perf_counter()
         tasks = [(_answer, plan, scratch, *one) for one in _withdrawals(plan, scratch)]
-        answers: list[_Answer] = _all(pool, progress, "auditing withdrawals", tasks)
+        answers: list[_Answer] = run_all(pool, progress, "auditing withdrawals", tasks)
     outcomes = [outcome for answer in answers for outcome in _judged(answer)]
     return {
         "data": plan.data.name,
@@ -128,22 +123,6 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         "workers": workers,
         "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
     }
-
-
-def _all(pool: ProcessPoolExecutor, progress: Progress, label: str, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Run all tasks and return their results in order; the first error ends it."""
-    waiting: set[Future[Any]] = set()
-    futures = [pool.submit(*task) for task in tasks]
-    with progress(label, len(futures)) as tell:
-        waiting.update(futures)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                if future.exception() is not None:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                future.result()
-            tell(len(futures) - len(waiting))
-    return [future.result() for future in futures]
 
 
 def _settings(plan: Plan, seed: int) -> Settings:

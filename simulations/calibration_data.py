@@ -5,7 +5,7 @@ never saw any of them. What is asked of them is `simulations/calibration_jobs.py
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,7 @@ def cut(data: Path, *, cache: Path, patients: int, seeds: int, seed: int) -> Cut
     """
     records, _ = for_task(index(data).records, General.task)
     signals = load(records, folder=data, cache=cache)
-    of: dict[str, list[int]] = defaultdict(list)
-    for row in sorted(range(len(signals.records)), key=lambda row: (signals.records[row].recorded_at, row)):
-        of[signals.records[row].patient].append(row)
+    of = rows_by_patient(signals)
     away = seeds * patients
     split = split_patients({one: len(rows) for one, rows in of.items()}, Cohort(away, 2 * away))
     wearers = [tuple(of[one]) for one in split.wearables[seed::seeds]]
@@ -94,9 +92,9 @@ def cut(data: Path, *, cache: Path, patients: int, seeds: int, seed: int) -> Cut
     held = max(1, round(len(corpus) * General.validation))
     return Cut(
         signals,
-        training=_rows(of, corpus[held:]),
-        validation=_rows(of, corpus[:held]),
-        control=_rows(of, split.controls[away:][seed::seeds]),
+        training=rows_of(of, corpus[held:]),
+        validation=rows_of(of, corpus[:held]),
+        control=rows_of(of, split.controls[away:][seed::seeds]),
         wearers=tuple(wearers),
         strangers=_matched(signals, wearers, strangers),
     )
@@ -134,7 +132,16 @@ def wearers_of(found: Cut, *, seed: int) -> list[Wearer]:
     return made
 
 
-def _rows(of: dict[str, list[int]], patients: Sequence[str]) -> tuple[int, ...]:
+def rows_by_patient(signals: Signals) -> dict[str, list[int]]:
+    """Return every patient's rows, oldest first."""
+    of: dict[str, list[int]] = defaultdict(list)
+    for row in sorted(range(len(signals.records)), key=lambda row: (signals.records[row].recorded_at, row)):
+        of[signals.records[row].patient].append(row)
+    return of
+
+
+def rows_of(of: Mapping[str, Sequence[int]], patients: Sequence[str]) -> tuple[int, ...]:
+    """Return all rows of some patients, patient by patient."""
     return tuple(row for one in patients for row in of[one])
 
 

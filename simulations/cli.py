@@ -1,4 +1,4 @@
-"""The root of `lethe`: mounts the operator's commands and adds init, demo, train, run, report and data.
+"""The root of `lethe`: mounts the operator's commands and adds init, demo, train, run, report, data and paper.
 
 Everything heavy is imported inside the commands, so that `lethe --help` is quick.
 """
@@ -23,6 +23,7 @@ from shared.interrupts import signals_interrupt
 from shared.terminal import show
 from simulations.audit_cli import app as audit
 from simulations.data_cli import app as data
+from simulations.paper_cli import paper
 
 typer.core.HAS_RICH = False  # without Rich's help pages Typer still escapes for them, and prints "\\[required]"
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(devices, name="devices")
 app.add_typer(ledger, name="ledger")
 app.add_typer(certificate, name="certificate")
 app.add_typer(keys, name="keys")
+app.command()(paper)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

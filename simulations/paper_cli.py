@@ -1,0 +1,37 @@
+"""`lethe paper`: the paper's table and figures on a PTB-XL folder, with what they lack."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from shared.terminal import progress, show
+
+
+def paper(
+    data: Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")],
+    out: Annotated[Path, typer.Option("--out", help="Where tables and pictures go.")] = Path("lethe-paper"),
+    patients: Annotated[int, typer.Option("--patients", help="Wearers, N.")] = 20,
+    width: Annotated[int, typer.Option("--width", help="Of the general model; 64 is the paper's.")] = 16,
+    seeds: Annotated[int, typer.Option("--seeds", help="General models, each with personal ones of its own.")] = 3,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the general model.")] = 12,
+    class_meant: Annotated[
+        bool, typer.Option("--i-mean-the-class", help="Let gkt forget the patient's superclass for everybody.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Reproduce the paper's Table 1 and Figures 2 to 7, with controls, held-out data and retraining beside them."""
+    from simulations.paper_tables import render
+    from simulations.paper_writing import ready, write
+    from simulations.table1 import Plan, reproduce
+
+    plan = Plan(data, patients=patients, width=width, seeds=seeds, epochs=epochs, i_mean_the_class=class_meant)
+    ready(out)
+    with TemporaryDirectory(prefix="lethe-paper-") as scratch:
+        outcome = reproduce(plan, scratch=Path(scratch), progress=progress)
+    written = write(outcome, out)
+    result = {**outcome.result, "files": [str(path) for path in written]}
+    show(result, as_json=as_json, render=lambda: render(outcome.result))
+    if not as_json:
+        show(result, as_json=False, render=lambda: "\n".join(str(path) for path in written))

@@ -1,0 +1,172 @@
+"""One paragraph, generated from the numbers, on what the paper's figures show here and what they do not.
+
+Pure: a result in, sentences out; every sentence has a form for each way the numbers may go. The tables are
+`simulations/paper_tables.py`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from simulations.paper_models import UNLEARNED
+from simulations.paper_results import ANY, Estimate
+
+NAMES = {"finetune": "fine-tuning", "gkt": "zero-shot transfer (gkt)", "exact": "retraining (exact)"}
+
+
+def paragraph(result: Mapping[str, Any]) -> str:
+    """Return what the figures do and do not show; a difference counts where its 95 % interval excludes 0."""
+    sentences = [_probe(result), _membership(result), _extracted(result), _losses(result["contrasts"])]
+    sentences += [_method(result["contrasts"], method) for method in UNLEARNED if method != "exact"]
+    sentences.append(_cost(result["contrasts"]))
+    n, seeds = result["patients"], result["seeds"]
+    sentences.append(
+        f"All of it is of {counted(n, 'patient')} and {counted(seeds, 'seed')}, and means over patients: where no "
+        "difference is seen there may be one smaller than the interval is wide."
+    )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def side(found: Estimate) -> int | None:
+    """Return on which side of 0 the whole interval lies, 0 where it holds 0; None where there is no interval."""
+    if found["low"] is None or found["high"] is None:
+        return None
+    return 1 if found["low"] > 0 else -1 if found["high"] < 0 else 0
+
+
+def points(found: Estimate) -> str:
+    """Return a difference of shares in percentage points with its interval: "+3.0 points (-1.2 to +7.1)"."""
+    return f"{_spoken(found, 100, 1)} points{_interval(found, 100, 1)}"
+
+
+def nats(found: Estimate) -> str:
+    """Return a difference of losses with its interval: "-0.31 nats (-0.52 to -0.10)"."""
+    return f"{_spoken(found, 1, 2)} nats{_interval(found, 1, 2)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 seed", "3 seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _probe(result: Mapping[str, Any]) -> str:
+    by_group = result["table"]["personal"]
+    member, held, control = (by_group[group]["difference"] for group in ("member", "held_out", "control"))
+    return (
+        f"Under FGSM at ε = {result['epsilon']:g} SD the personal model's accuracy minus the general one's (equation "
+        f"7) is {points(member)} on the segments it was trained on, {points(held)} on the same patients' held-out "
+        f"segments, and {points(control)} on patients whom no model ever saw."
+    )
+
+
+def _membership(result: Mapping[str, Any]) -> str:
+    """Say whether equation 7 tells members from controls, and from the patient's own unseen segments."""
+    others, own = (result["contrasts"][name] for name in ("members - controls", "members - held out"))
+    away, apart = side(others), side(own)
+    if away is None or apart is None:
+        return "One patient gives no interval, so it is open whether that difference tells members from others."
+    if away < 0:
+        return (
+            f"The never-used patients show more of it than the members (members less controls {points(others)}), so "
+            "it is no sign of membership."
+        )
+    if away == 0:
+        return (
+            f"Members and never-used patients cannot be told apart by it (members less controls {points(others)}), so "
+            "here it does not show who was in the training data: a learnt label, or chance, explains it as well."
+        )
+    if apart <= 0:
+        return (
+            f"Members show more of it than never-used patients (by {points(others)}), but no more than segments of "
+            f"the same patients that were never trained on ({points(own)}): it reacts to the patient, not to what the "
+            "model was trained on."
+        )
+    return (
+        f"Members show more of it than never-used patients (by {points(others)}) and than their own held-out segments "
+        f"(by {points(own)}): here it does react to what the model was trained on."
+    )
+
+
+def _extracted(result: Mapping[str, Any]) -> str:
+    """Say whether equation 8 finds members better than a guess does."""
+    row = next((r for r in result["extractions"] if (r["model"], r["epsilon"]) == ("personal", ANY)), None)
+    if row is None or row["precision"]["value"] is None:
+        return "Equation 8 extracted no point at any strength."
+    precision, recall, base = row["precision"], row["recall"], row["base"]
+    number = sum(row["extracted"].values())
+    said = (
+        f"Of the {number:,} points that equation 8 extracts at some strength {_share(precision)} are members, and of "
+        f"the members {_share(recall)} are extracted; "
+    )
+    guess = f"of all segments that were asked about {base:.0%} are members, so that this is "
+    if precision["low"] is None or precision["low"] <= base <= precision["high"]:
+        return said + guess + "not told from a guess."
+    return said + guess + ("better than a guess." if precision["low"] > base else "worse than a guess.")
+
+
+def _losses(contrasts: Mapping[str, Estimate]) -> str:
+    """Say what the distance between figure 6's patient and test losses is made of."""
+    seen = contrasts["seen - unseen loss"]
+    match side(seen):
+        case None:
+            return ""
+        case -1:
+            return (
+                "The personal model's loss on what it was trained on is below that on the same patients' held-out "
+                f"segments ({nats(seen)}): part of what figure 6 shows is what was learnt."
+            )
+        case 0:
+            return (
+                "The personal model's loss on what it was trained on is not told from that on the same patients' "
+                f"held-out segments ({nats(seen)}): figure 6 compares patients with other patients, not seen with "
+                "unseen."
+            )
+    return (
+        "The personal model's loss on what it was trained on is above that on the same patients' held-out segments "
+        f"({nats(seen)}): figure 6 shows no trace of what was learnt."
+    )
+
+
+def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
+    """Say how far a method's model is from the retrained one on the forget set."""
+    found = contrasts[f"{method} - retrained loss"]
+    if found["value"] is None:
+        return f"There is no model unlearned by {NAMES[method]}."
+    who = f"After {NAMES[method]} ({counted(found['patients'], 'patient')}) the loss on the forget set is"
+    match side(found):
+        case None:
+            return f"{who} {nats(found)} from the retrained model's; one patient gives no interval."
+        case 0:
+            return f"{who} not told from the retrained model's ({nats(found)}), which is not the same as equal to it."
+        case -1:
+            return f"{who} below the retrained model's ({nats(found)}): something of the patients is still there."
+    return f"{who} above the retrained model's ({nats(found)}): more was lost than the patients' data."
+
+
+def _cost(contrasts: Mapping[str, Estimate]) -> str:
+    """Say what the personal and the unlearned models cost or bring other patients."""
+    told = []
+    for model, name in (("personal", "the personal model"), *((m, NAMES[m]) for m in UNLEARNED if m != "exact")):
+        found = contrasts[f"{model} - general accuracy"]
+        if found["value"] is not None:
+            told.append(f"{points(found)} with {name}")
+    return f"Test accuracy moves from the general model's by {_listed(told)}." if told else ""
+
+
+def _spoken(found: Estimate, scale: float, digits: int) -> str:
+    return "not measured" if found["value"] is None else f"{scale * found['value']:+.{digits}f}"
+
+
+def _interval(found: Estimate, scale: float, digits: int) -> str:
+    if found["low"] is None or found["high"] is None:
+        return ""
+    return f" ({scale * found['low']:+.{digits}f} to {scale * found['high']:+.{digits}f})"
+
+
+def _share(found: Mapping[str, float | None]) -> str:
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    assert value is not None
+    return f"{value:.0%}" + ("" if low is None or high is None else f" ({100 * low:.0f}-{high:.0%})")
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
