@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from shared.errors import LetheError, UsageError
 from shared.inference import auc
@@ -129,8 +130,9 @@ def compare(subject: Subject, methods: Sequence[str], *, known: Mapping[str, Met
         subject.unlearning,
         Frozen(subject.general, subject.public, recipe),
     )
-    personal = _measured(made.model, start, subject, seconds=0.0)
-    reference = _run(METHODS["exact"], start, subject)
+    gauge = _Gauge(subject, start, probabilities(apply(untrained(start), start.forget.segments), start.general.task))
+    personal = gauge.measure(made.model, seconds=0.0)
+    reference = gauge.run(METHODS["exact"])
 
     def reading(name: str, measure: Callable[[], Measured]) -> Reading:
         try:
@@ -138,12 +140,12 @@ def compare(subject: Subject, methods: Sequence[str], *, known: Mapping[str, Met
         except LetheError as error:
             return Reading(name, {}, str(error))
 
-    other = replace(start, personalisation=replace(recipe, seed=recipe.seed + ANOTHER))
+    other = replace(recipe, seed=recipe.seed + ANOTHER)
     rows: dict[str, Callable[[], Measured]] = {
         NOTHING: lambda: personal,
-        FLOOR: lambda: _run(METHODS["exact"], other, subject),
+        FLOOR: lambda: gauge.run(METHODS["exact"], recipe=other),
     }
-    rows |= {name: lambda method=known[name]: _run(method, start, subject) for name in methods}  # type: ignore[misc]
+    rows |= {name: lambda method=known[name]: gauge.run(method) for name in methods}  # type: ignore[misc]
     return [reading(name, measure) for name, measure in rows.items()]
 
 
@@ -153,40 +155,54 @@ def _keys(examples: Examples) -> list[bytes]:
     return [segment.numpy().tobytes() + label.numpy().tobytes() for segment, label in pairs]
 
 
-def _run(method: Method, start: Case, subject: Subject) -> Measured:
-    """Unlearn from copies of the models and measure the outcome."""
-    general, personal = copy.deepcopy(start.general), copy.deepcopy(start.personal)
-    frozen = Frozen(general, start.public, start.personalisation)
-    began = time.process_time()
-    model = method(replace(start, general=general, personal=personal, frozen=frozen))
-    seconds = time.process_time() - began
-    return _measured(model.eval(), start, subject, seconds=seconds)
+@dataclass(frozen=True)
+class _Gauge:
+    """Makes and measures models of one wearer.
 
-
-def _measured(model: ResNet34, start: Case, subject: Subject, *, seconds: float) -> Measured:
-    """Measure a model on all groups.
-
-    Raises:
-        LetheError: its answers are not finite, or relearning diverges.
+    Attributes:
+        subject: whose.
+        start: what every method begins with.
+        untrained: probabilities of an untrained model on the forget set, (N, 5).
     """
-    parts = dict(zip(GROUPS, (start.forget, start.retain, subject.own, start.public.control), strict=True))
-    said = apply(model, start.forget.segments)
-    if not said.isfinite().all():
-        raise LetheError("the model diverged: what it says of the forget set is not finite")
-    random = apply(untrained(start), start.forget.segments)
-    margins = [
-        margin(apply(model, part.segments), part.labels, model.task).double().numpy()
-        for part in (start.forget, subject.neighbours)
-    ]
-    accuracies, losses = _relearnt(model, start)
-    return Measured(
-        {name: accuracy(model, part) for name, part in parts.items()},
-        zrf(*(probabilities(logits, model.task).double().numpy() for logits in (said, random)), task=model.task),
-        auc(*margins),
-        accuracies,
-        losses,
-        seconds,
-    )
+
+    subject: Subject
+    start: Case
+    untrained: Tensor
+
+    def run(self, method: Method, *, recipe: Personalisation | None = None) -> Measured:
+        """Unlearn from copies of the models, under another recipe if one is named, and measure the outcome."""
+        start, recipe = self.start, recipe or self.start.personalisation
+        general, personal = copy.deepcopy(start.general), copy.deepcopy(start.personal)
+        frozen = Frozen(general, start.public, recipe)
+        case = replace(start, general=general, personal=personal, personalisation=recipe, frozen=frozen)
+        began = time.process_time()
+        model = method(case)
+        return self.measure(model.eval(), seconds=time.process_time() - began)
+
+    def measure(self, model: ResNet34, *, seconds: float) -> Measured:
+        """Measure a model on all groups.
+
+        Raises:
+            LetheError: its answers are not finite, or relearning diverges.
+        """
+        start, neighbours = self.start, self.subject.neighbours
+        said = apply(model, start.forget.segments)
+        if not said.isfinite().all():
+            raise LetheError("the model diverged: what it says of the forget set is not finite")
+        parts = dict(zip(GROUPS, (start.forget, start.retain, self.subject.own, start.public.control), strict=True))
+        learnt, never = (
+            margin(logits, part.labels, model.task).double().numpy()
+            for logits, part in ((said, start.forget), (apply(model, neighbours.segments), neighbours))
+        )
+        accuracies, losses = _relearnt(model, start)
+        return Measured(
+            accuracy={name: accuracy(model, part) for name, part in parts.items()},
+            zrf=zrf(probabilities(said, model.task).numpy(), self.untrained.numpy(), task=model.task),
+            auc=auc(learnt, never),
+            accuracies=accuracies,
+            losses=losses,
+            seconds=seconds,
+        )
 
 
 def _relearnt(model: ResNet34, start: Case) -> tuple[list[float], list[float]]:
