@@ -65,7 +65,7 @@ def note(found: Row) -> str:
     reasons, total = found["reasons"], found["wearers"] + sum(found["reasons"].values())
     if reasons:
         most = max(reasons, key=lambda reason: reasons[reason])
-        further = f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+        further = f"; other reasons: {len(reasons) - 1}" if len(reasons) > 1 else ""
         notes.append(f"no figures of {sum(reasons.values())} of {total} wearers: {most}{further}")
     return "; ".join(notes)
 
