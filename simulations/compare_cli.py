@@ -41,7 +41,15 @@ def compare(
 
     with TemporaryDirectory(prefix="lethe-comparison-") as folder:
         data = data_or_synthetic(data, Path(folder) / "synthetic", wearers=patients * seeds, progress=progress)
-        plan = Plan(data, chosen, withdrawal, patients, seeds, width, i_mean_the_class)
+        plan = Plan(
+            data,
+            methods=chosen,
+            withdrawal=withdrawal,
+            patients=patients,
+            seeds=seeds,
+            width=width,
+            i_mean_the_class=i_mean_the_class,
+        )
         result = run(plan, scratch=Path(folder) / "scratch", progress=progress)
     if out is not None:
         text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(plain(result), indent=2) + "\n"

@@ -5,6 +5,7 @@ Plain functions of models and segments; the formulas are `shared/unlearning_metr
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -235,7 +236,7 @@ def _relearnt(model: ResNet34, start: Case) -> tuple[list[float], list[float]]:
 
 def _figures(found: Measured, personal: Measured, reference: Measured) -> dict[str, float]:
     """Return one method's figures on one wearer; what has no segments is not a number."""
-    there = [group for group in TESTED if found.accuracy[group] == found.accuracy[group]]
+    there = [group for group in TESTED if not math.isnan(found.accuracy[group])]
     pair = [[each.accuracy[group] for group in there] for each in (found, reference)]
     return {
         **found.accuracy,

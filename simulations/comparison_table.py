@@ -73,7 +73,9 @@ def note(found: Row) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """Return the whole table for a document."""
     heads = ["method", *(column.title for column in COLUMNS), NOTE]
-    lines = [heads, ["---"] * len(heads), *([found["method"], *_cells(found, COLUMNS), note(found)] for found in rows)]
+    notes = [" ".join(note(found).split()).replace("|", "\\|") for found in rows]
+    body = [[found["method"], *_cells(found, COLUMNS), told] for found, told in zip(rows, notes, strict=True)]
+    lines = [heads, ["---"] * len(heads), *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 

@@ -291,6 +291,11 @@ def test_reasons_are_counted_and_told_in_the_row():
     assert line == f"| m |{' - |' * len(COLUMNS)} no figures of 3 of 3 wearers: no; other reasons: 1 |"
 
 
+def test_a_reason_stays_in_its_cell():
+    (found,) = rows([(0, [of("m", reason="a | b\nc")])])
+    assert markdown([found]).splitlines()[-1].endswith("| no figures of 1 of 1 wearers: a \\| b c |")
+
+
 # The command
 
 
