@@ -278,3 +278,9 @@ def _expanded(estimates: Floats, size: int, confidence: float) -> Interval:
     tail = float(norm.cdf(sqrt(size / (size - 1)) * t.ppf((1 - confidence) / 2, size - 1)))
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def t_interval(each: Sequence[float], *, confidence: float) -> Interval:
+    """Return Student's interval of the mean of independent figures, 2 or more, such as one a seed."""
+    margin = float(t.ppf((1 + confidence) / 2, len(each) - 1)) * float(np.std(each, ddof=1)) / sqrt(len(each))
+    return Interval(float(np.mean(each)) - margin, float(np.mean(each)) + margin)

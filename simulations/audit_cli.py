@@ -12,8 +12,6 @@ app = typer.Typer(no_args_is_help=True, help="Try the auditor on withdrawals of 
 
 Withdrawal = Literal["all", "record", "class", "canary"]
 
-LEAST_COHORT = 320  # synthetic patients; more when more wearers are asked for
-
 
 @app.callback()
 def root() -> None:
@@ -39,14 +37,10 @@ def calibrate(
     from shared.files import write_atomically
     from simulations.calibration import Plan, calibrate
     from simulations.calibration_table import markdown, render
-    from simulations.cohort import record_count, write_cohort
+    from simulations.worlds import data_or_synthetic
 
     with TemporaryDirectory(prefix="lethe-calibration-") as folder:
-        if data is None:
-            data = Path(folder) / "synthetic"
-            people = max(LEAST_COHORT, 8 * patients * seeds)
-            with progress("writing a synthetic cohort", record_count(people)) as tell:
-                write_cohort(data, patients=people, seed=0, progress=tell)
+        data = data_or_synthetic(data, Path(folder) / "synthetic", wearers=patients * seeds, progress=progress)
         plan = Plan(data, patients=patients, copies=copies, seeds=seeds, width=width, only=(only,) if only else ())
         result = calibrate(plan, scratch=Path(folder) / "scratch", progress=progress)
     if out is not None:

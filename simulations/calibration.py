@@ -5,30 +5,32 @@ asserted: the rates go to the terminal, and into docs/AUDIT.md and the README. W
 `simulations/calibration_data.py`, what is asked of them in `calibration_jobs.py`, the table in `calibration_table.py`.
 """
 
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 
 from server.auditor import judge_method
 from server.method_audit import LEAST_PATIENTS
 from server.verdicts import MethodVerdict
 from shared.audit_messages import AuditReply
-from shared.model import ResNet34, load
-from shared.package import Public
+from shared.machine import cores
 from shared.settings import Settings
-from simulations.calibration_data import MODEL, PUBLIC, Cut, Wearer, build_world, cut, settings_of, wearers_of
 from simulations.calibration_jobs import QUESTIONS, Question, audit, bytes_hold, judged, questions_of, withdrawals
 from simulations.calibration_table import Outcome, Row, row
 from simulations.pool import Progress, pool_of, run_all
+from simulations.worlds import (
+    Worlds,
+    build_all,
+    machine,
+    prepare,
+    wearers_in,
+    world_of,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Plan:
     seeds: int = 5
     width: int = 16
     only: tuple[str, ...] = ()
+
+    def worlds(self, scratch: Path) -> Worlds:
+        """Return the worlds of the plan; what they are made of is kept in `scratch`."""
+        return Worlds(self.data, scratch, patients=self.patients, seeds=self.seeds, width=self.width)
 
 
 class Result(TypedDict):
@@ -96,13 +102,10 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         DataError: too few control segments, or the folder is not what it should be.
         UsageError: too few patients.
     """
-    began, workers = time.perf_counter(), workers or len(os.sched_getaffinity(0))
-    (scratch / "cache").mkdir(parents=True, exist_ok=True)
-    _cut(plan, scratch, 0)  # fills the cache, which the workers only read
+    began, workers = time.perf_counter(), workers or cores()
+    prepare(plan.worlds(scratch))
     with pool_of(workers) as pool:
-        models = run_all(
-            pool, progress, "training general models", [(_build, plan, scratch, s) for s in range(plan.seeds)]
-        )
+        models = build_all(plan.worlds(scratch), pool, progress)
         trained = time.perf_counter()
         tasks = [(_answer, plan, scratch, *one) for one in _withdrawals(plan, scratch)]
         answers: list[_Answer] = run_all(pool, progress, "auditing withdrawals", tasks)
@@ -121,38 +124,19 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         "seconds_models": trained - began,
         "cpu_seconds_audit": sum(answer.cpu_seconds for answer in answers),
         "workers": workers,
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "machine": machine(),
     }
 
 
-def _settings(plan: Plan, seed: int) -> Settings:
-    settings = settings_of(plan.width, seed=seed)
+def _settings(plan: Plan, scratch: Path, seed: int) -> Settings:
+    settings = plan.worlds(scratch).settings(seed)
     return replace(settings, audit=replace(settings.audit, copies=plan.copies))
-
-
-@lru_cache(maxsize=2)
-def _cut(plan: Plan, scratch: Path, seed: int) -> Cut:
-    return cut(plan.data, cache=scratch / "cache", patients=plan.patients, seeds=plan.seeds, seed=seed)
-
-
-@lru_cache(maxsize=2)
-def _wearers(plan: Plan, scratch: Path, seed: int) -> list[Wearer]:
-    return wearers_of(_cut(plan, scratch, seed), seed=seed)
-
-
-@lru_cache(maxsize=2)
-def _world(folder: Path) -> tuple[ResNet34, Public]:
-    return load(folder / MODEL), Public.from_bytes((folder / PUBLIC).read_bytes())
-
-
-def _build(plan: Plan, scratch: Path, seed: int) -> dict[str, float | None]:
-    return build_world(_cut(plan, scratch, seed), _settings(plan, seed), scratch / str(seed))
 
 
 def _withdrawals(plan: Plan, scratch: Path) -> Iterable[tuple[int, int, str]]:
     """Return seed, wearer and withdrawal of every audit."""
     for seed in range(plan.seeds):
-        for number, wearer in enumerate(_wearers(plan, scratch, seed)):
+        for number, wearer in enumerate(wearers_in(plan.worlds(scratch), seed)):
             for withdrawal in withdrawals(wearer):
                 if not plan.only or withdrawal in plan.only:
                     yield seed, number, withdrawal
@@ -160,8 +144,8 @@ def _withdrawals(plan: Plan, scratch: Path) -> Iterable[tuple[int, int, str]]:
 
 def _answer(plan: Plan, scratch: Path, seed: int, number: int, withdrawal: str) -> _Answer:
     began = time.process_time()
-    wearer, settings = _wearers(plan, scratch, seed)[number], _settings(plan, seed)
-    general, public = _world(scratch / str(seed))
+    wearer, settings = wearers_in(plan.worlds(scratch), seed)[number], _settings(plan, scratch, seed)
+    general, public = world_of(plan.worlds(scratch), seed)
     copies = np.random.SeedSequence([seed, number, *withdrawal.encode()]).generate_state(1)
     reply = audit(wearer, withdrawal, general, public, settings, seed=int(copies[0]))
     held = bytes_hold(wearer, withdrawal, general, public, settings)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from server.corpus import Corpus, segments_of
 from server.general import evaluate, majority, public_segments
@@ -36,11 +35,15 @@ class Wearer:
         name: for people, the seed and the number.
         records: the patient's training segments, one part a record, newest last; one or two.
         stranger: as many segments of another patient's record, of another superclass where there is one.
+        held_out: of each record the last segments, which no model learns from.
+        stranger_held_out: the same of the stranger's.
     """
 
     name: str
     records: tuple[Examples, ...]
     stranger: Examples
+    held_out: tuple[Examples, ...]
+    stranger_held_out: Examples
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ def wearers_of(found: Cut, *, seed: int) -> list[Wearer]:
     """Return the wearers of one seed with their segments; of many records the oldest and the newest count."""
     made = []
     for number, (rows, stranger) in enumerate(zip(found.wearers, found.strangers, strict=True)):
-        chosen = _two(found.signals, rows)
-        records = tuple(_trained(found.signals, row) for row in chosen)
-        made.append(Wearer(f"{seed}/{number}", records, _trained(found.signals, stranger)))
+        records = [_parted(found.signals, row) for row in _two(found.signals, rows)]
+        theirs, theirs_held_out = _parted(found.signals, stranger)
+        trained, held_out = zip(*records, strict=True)
+        made.append(Wearer(f"{seed}/{number}", trained, theirs, held_out, theirs_held_out))
     return made
 
 
@@ -145,10 +149,10 @@ def rows_of(of: Mapping[str, Sequence[int]], patients: Sequence[str]) -> tuple[i
     return tuple(row for one in patients for row in of[one])
 
 
-def _trained(signals: Signals, row: int) -> Examples:
-    """Return the segments of a record that a device learns from."""
-    kept = torch.arange(SEGMENTS_PER_RECORD) < TRAINED_SEGMENTS
-    return segments_of(signals, np.array([row]))[kept]
+def _parted(signals: Signals, row: int) -> tuple[Examples, Examples]:
+    """Return the segments of a record that a device learns from, and those that it holds out."""
+    whole = segments_of(signals, np.array([row]))
+    return whole[:TRAINED_SEGMENTS], whole[TRAINED_SEGMENTS:]
 
 
 def _two(signals: Signals, rows: Sequence[int]) -> tuple[int, ...]:

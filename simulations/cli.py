@@ -22,6 +22,7 @@ from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, pl
 from shared.interrupts import signals_interrupt
 from shared.terminal import show
 from simulations.audit_cli import app as audit
+from simulations.compare_cli import compare
 from simulations.data_cli import app as data
 from simulations.paper_cli import paper
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.command()(compare)
 app.add_typer(audit, name="audit")
 app.add_typer(data, name="data")
 app.add_typer(patients, name="patients")

@@ -144,10 +144,9 @@ def figures_of(found: Sequence[Measured], model: str, group: str, figure: str) -
 def _by_segment(reading: Reading, general: Reading, figure: str) -> Floats:
     if figure == "loss":
         return reading.losses
-    if figure == "accuracy":
-        return reading.hits[0].astype(np.float64)
-    at = EPSILONS.index(EPSILON)
-    return reading.hits[at].astype(np.float64) - general.hits[at]
+    at = 0 if figure == "accuracy" else EPSILONS.index(EPSILON)
+    hits: Floats = reading.hits[at].astype(np.float64)
+    return hits if figure == "accuracy" else hits - general.hits[at]
 
 
 def table(found: Sequence[Measured]) -> Table:

@@ -43,8 +43,8 @@ METHODS: dict[str, Method] = _methods()
 EXACT = frozenset({"exact"})
 
 
-def parse_methods(names: str) -> tuple[str, ...]:
-    """Return the ladder that `unlearning.methods` names: approximate methods in their order, "exact" always last.
+def parse_methods(names: str, *, option: str = "unlearning.methods") -> tuple[str, ...]:
+    """Return the ladder that `option` names: approximate methods in their order, "exact" always last.
 
     Raises:
         UsageError: none, or one that does not exist.
@@ -52,5 +52,5 @@ def parse_methods(names: str) -> tuple[str, ...]:
     methods = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise UsageError(f"unlearning.methods is {names!r}, expected names of {', '.join(METHODS)}")
+        raise UsageError(f"{option} is {names!r}, expected names of {', '.join(METHODS)}")
     return (*dict.fromkeys(name for name in methods if name not in EXACT), "exact")

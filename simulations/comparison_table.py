@@ -1,0 +1,125 @@
+"""The comparison as a table: for a terminal in parts that fit it, and whole as Markdown; one row a method."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from simulations.comparison_figures import FIGURES, Figure, Row
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Column(NamedTuple):
+    """A column of the table: which figure, its heading, and how a number is written."""
+
+    figure: str
+    title: str
+    form: str
+
+
+PARTS: dict[str, tuple[Column, ...]] = {
+    "Accuracy": (
+        Column("forget", "forget", ".2f"),
+        Column("retain", "retain", ".2f"),
+        Column("own", "own held-out", ".2f"),
+        Column("others", "others", ".2f"),
+    ),
+    "Gap to the retrained model": (
+        Column("gap forget", "gap forget", "+.2f"),
+        Column("gap retain", "gap retain", "+.2f"),
+        Column("gap own", "gap own", "+.2f"),
+        Column("gap others", "gap others", "+.2f"),
+    ),
+    "Trace": (
+        Column("tow", "ToW", ".2f"),
+        Column("ain", "AIN", ".2f"),
+        Column("zrf", "ZRF", ".3f"),
+        Column("privleak", "PrivLeak %", "+.1f"),
+        Column("relearn", "relearn", ".2f"),
+    ),
+    "Cost": (
+        Column("seconds", "seconds", ".2f"),
+        Column("cost", "x retraining", ".2f"),
+    ),
+}
+COLUMNS = [column for part in PARTS.values() for column in part]
+NOTE = "note"
+
+
+def cell(figure: Figure | None, column: Column) -> str:
+    """Return a figure with its interval: half its width, or of a ratio of steps both ends; "-" where there is none."""
+    if figure is None or figure["value"] is None:
+        return "-"
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if low is None or high is None:
+        return _number(value, column.form)
+    if FIGURES[column.figure] == "median":
+        return f"{_number(value, column.form)} ({_number(low, column.form)}-{_number(high, column.form)})"
+    return f"{_number(value, column.form)} ±{_number((high - low) / 2, column.form.lstrip('+'))}"
+
+
+def note(found: Row) -> str:
+    """Return why a row has no figures, or not of all wearers, and whether the method is dearer than retraining."""
+    notes = ["dearer than retraining"] if found["dearer"] else []
+    reasons, total = found["reasons"], found["wearers"] + sum(found["reasons"].values())
+    if reasons:
+        most = max(reasons, key=lambda reason: reasons[reason])
+        further = f"; other reasons: {len(reasons) - 1}" if len(reasons) > 1 else ""
+        notes.append(f"no figures of {sum(reasons.values())} of {total} wearers: {most}{further}")
+    return "; ".join(notes)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the whole table for a document."""
+    heads = ["method", *(column.title for column in COLUMNS), NOTE]
+    notes = [" ".join(note(found).split()).replace("|", "\\|") for found in rows]
+    body = [[found["method"], *_cells(found, COLUMNS), told] for found, told in zip(rows, notes, strict=True)]
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def render(result: Mapping[str, Any]) -> "RenderableType":
+    """Return the table for a terminal, what was compared, and what it took."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = []
+    for title, columns in PARTS.items():
+        table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", no_wrap=True)
+        for column in columns:
+            table.add_column(column.title, justify="right", no_wrap=True)
+        last = title == "Cost"
+        if last:
+            table.add_column(NOTE, overflow="fold")
+        for found in result["rows"]:
+            table.add_row(*map(Text, [found["method"], *_cells(found, columns), *([note(found)] if last else [])]))
+        tables.append(table)
+    return Group(*tables, *(Text(line) for line in about(result)))
+
+
+def about(result: Mapping[str, Any]) -> list[str]:
+    """Return lines that say what was compared, and how its intervals were made."""
+    accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in result["models"])
+    return [
+        f"{result['data']}: withdrawal of {result['withdrawal']!r}, {result['wearers']} wearers in {result['seeds']} "
+        f"seeds, width {result['width']}",
+        *(f"left out: {count} {reason}" for reason, count in result["left_out"].items()),
+        "±: Student's 95 % interval over seeds, each with wearers and a general model of its own; of AIN and relearn",
+        "the median of seeds, and the least and the most of them; gaps: less the copy that never saw the forget set;",
+        "seconds of processor time a wearer, on one thread",
+        f"accuracy of the general models, a segment: {accuracy} (majority {result['models'][0]['majority']:.2f})",
+        f"{result['seconds']:.0f} s, {result['seconds_models']:.0f} of them for the models, "
+        f"on {result['workers']} processes ({result['machine']})",
+    ]
+
+
+def _cells(found: Row, columns: Sequence[Column]) -> list[str]:
+    return [cell(found["figures"].get(column.figure), column) for column in columns]
+
+
+def _number(value: float, form: str) -> str:
+    return "inf" if math.isinf(value) else format(value, form)
