@@ -358,6 +358,14 @@ def test_gkt_is_made_for_one_wearer_of_each_superclass(tiny):
     assert sorted(wearers[number].superclass for _, number in chosen) == sorted({one.superclass for one in wearers})
 
 
+def test_a_shortened_transfer_is_said_to_be_one_where_it_was_tried(tiny):
+    result = tiny[-1].result
+    assert "gkt is cut to" not in markdown(result, {})
+    text = markdown({**result, "i_mean_the_class": True}, {})
+    assert "gkt is cut to 50 groups of 64 generated segments" in text
+    assert "published: 4000 of 256" in text
+
+
 def test_table_1_has_the_paper_s_numbers_beside_ours(tiny):
     table1 = grids(tiny[-1].result)[0]
     assert [row[0] for row in table1.rows] == ["general", "personal", "unlearned"]
