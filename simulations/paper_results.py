@@ -145,9 +145,10 @@ def _by_segment(reading: Reading, general: Reading, figure: str) -> Floats:
     if figure == "loss":
         return reading.losses
     if figure == "accuracy":
-        return reading.hits[0].astype(np.float64)
+        return np.asarray(reading.hits[0], dtype=np.float64)
     at = EPSILONS.index(EPSILON)
-    return reading.hits[at].astype(np.float64) - general.hits[at]
+    gained: Floats = np.asarray(reading.hits[at], dtype=np.float64) - general.hits[at]
+    return gained
 
 
 def table(found: Sequence[Measured]) -> Table:

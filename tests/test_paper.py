@@ -265,7 +265,8 @@ def tiny(cohort_folder, tiny_cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("paper")
     plan = Plan(cohort_folder, patients=3, width=2, seeds=1, epochs=1)
     people = people_of(plan.data, cache=tiny_cache, patients=plan.patients)
-    settings = settings_of(width=2, epochs=1, seed=0, i_mean_the_class=False)
+    small = {"personalisation.steps": 10, "personalisation.anchor_segments": 16, "personalisation.gate_segments": 16}
+    settings = settings_of(width=2, epochs=1, seed=0, i_mean_the_class=False).with_values(small)
     general = [train(people, settings, folder / "0")]
     model, public, test = opened(folder / "0", people)
     wearers = wearers_of(people)
