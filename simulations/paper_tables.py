@@ -66,7 +66,7 @@ def _table1(result: Mapping[str, Any]) -> Grid:
             ]
         rows.append(tuple(cells))
     header = ["model"]
-    for method in ("fine-tuning", "gkt"):
+    for method in ("fine tuning", "gkt"):
         header += [f"paper, {method}", "ours, test data", "ours, patients' data"]
     return Grid("Table 1: accuracy in per cent, the paper's and ours", tuple(header), tuple(rows), {})
 
@@ -89,9 +89,9 @@ def _extraction(result: Mapping[str, Any]) -> Grid:
     rows = []
     for row in result["extractions"]:
         at = "any" if row["epsilon"] == ANY else f"{row['epsilon']:g}"
-        counts = (f"{row['extracted'][group]} of {row['asked'][group]}" for group in row["extracted"])
+        counts = (f"{row['extracted'][group]}/{row['asked'][group]}" for group in row["extracted"])
         shares = (_percent(row["precision"]), _percent(row["recall"]), f"{row['base']:.0%}")
-        rows.append((ROWS[row["model"]].removeprefix("unlearned, "), at, *counts, *shares))
+        rows.append((row["model"], at, *counts, *shares))
     header = ("model", "ε, SD", "members", "held out", "never used", "precision", "recall", "a guess")
     return Grid("Equation 8: extracted points against the truth", header, tuple(rows), {})
 
@@ -143,7 +143,7 @@ def about(result: Mapping[str, Any]) -> list[str]:
         f"accuracy of the general models on the corpus's validation segments: {accuracy} "
         f"(always the commonest class: {result['general'][0]['majority']:.2f})",
     ]
-    if result["table_gkt"]:
+    if result["i_mean_the_class"]:
         lines.append(
             f"gkt is cut to {result['gkt']['groups']} groups of {result['gkt']['batch']} generated segments "
             "(unlearning.generator_groups and .generator_batch_size; published: 4000 of 256), for one wearer of each "
@@ -213,7 +213,7 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
     shown = grids(result)
     for grid in shown:
         table = Table(title=grid.title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
-        table.pad_edge = False
+        table.pad_edge, table.collapse_padding = False, True
         for number, name in enumerate(grid.header):
             table.add_column(name, justify="left" if number == 0 else "right")
         for row in grid.rows:

@@ -39,8 +39,8 @@ def points(found: Estimate) -> str:
 
 
 def nats(found: Estimate) -> str:
-    """Return a difference of losses with its interval: "-0.31 nats (-0.52 to -0.10)"."""
-    return f"{_spoken(found, 1, 2)} nats{_interval(found, 1, 2)}"
+    """Return a difference of losses with its interval: "-0.310 nats (-0.520 to -0.102)"."""
+    return f"{_spoken(found, 1, 3)} nats{_interval(found, 1, 3)}"
 
 
 def counted(number: int, noun: str) -> str:

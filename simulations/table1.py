@@ -81,6 +81,7 @@ class Result(TypedDict):
     epochs: int
     epsilon: float
     epsilons: list[float]
+    i_mean_the_class: bool
     gkt: dict[str, int]
     general: list[dict[str, Any]]
     table: Table
@@ -245,6 +246,7 @@ def about_people(plan: Plan, people: People, wearers: Sequence[Wearer]) -> dict[
         "epochs": plan.epochs,
         "epsilon": EPSILON,
         "epsilons": list(EPSILONS),
+        "i_mean_the_class": plan.i_mean_the_class,
         "gkt": {"groups": GROUPS, "batch": BATCH},
     }
 

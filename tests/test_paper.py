@@ -265,7 +265,8 @@ def tiny(cohort_folder, tiny_cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("paper")
     plan = Plan(cohort_folder, patients=3, width=2, seeds=1, epochs=1)
     people = people_of(plan.data, cache=tiny_cache, patients=plan.patients)
-    settings = settings_of(width=2, epochs=1, seed=0, i_mean_the_class=False)
+    small = {"personalisation.steps": 10, "personalisation.anchor_segments": 16, "personalisation.gate_segments": 16}
+    settings = settings_of(width=2, epochs=1, seed=0, i_mean_the_class=False).with_values(small)
     general = [train(people, settings, folder / "0")]
     model, public, test = opened(folder / "0", people)
     wearers = wearers_of(people)
@@ -358,6 +359,14 @@ def test_gkt_is_made_for_one_wearer_of_each_superclass(tiny):
     assert sorted(wearers[number].superclass for _, number in chosen) == sorted({one.superclass for one in wearers})
 
 
+def test_a_shortened_transfer_is_said_to_be_one_where_it_was_tried(tiny):
+    result = tiny[-1].result
+    assert "gkt is cut to" not in markdown(result, {})
+    text = markdown({**result, "i_mean_the_class": True}, {})
+    assert "gkt is cut to 50 groups of 64 generated segments" in text
+    assert "published: 4000 of 256" in text
+
+
 def test_table_1_has_the_paper_s_numbers_beside_ours(tiny):
     table1 = grids(tiny[-1].result)[0]
     assert [row[0] for row in table1.rows] == ["general", "personal", "unlearned"]
@@ -415,6 +424,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("resnet34")  # the processes that train build the network at its full depth
 def test_the_command_writes_tables_pictures_and_the_list_of_points(cohort_folder, tmp_path):
     words = f"paper --data {cohort_folder} --out {tmp_path / 'out'} --patients 2 --width 2 --seeds 2 --epochs 1 --json"
     done = CliRunner().invoke(app, words.split())
