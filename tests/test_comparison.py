@@ -297,8 +297,9 @@ def test_a_reason_stays_in_its_cell():
 
 
 def test_eighty_columns_hold_every_figure_whole():
-    figures = {name: {"value": -88.88, "low": -99.99, "high": 88.88} for name in FIGURES}
+    figures = {name: {"value": -0.88, "low": -9.76, "high": 8.0} for name in FIGURES}
     figures |= {name: {"value": 88.88, "low": 0.88, "high": 888.8} for name in ("ain", "relearn")}
+    figures["privleak"] = {"value": -88.8, "low": -888.8, "high": 711.2}
     row = {"method": "negative-gradient-plus", "wearers": 2, "seeds": 2, "figures": figures}
     about = {"data": "d", "withdrawal": "all", "wearers": 2, "seeds": 2, "width": 2, "left_out": {}, "seconds": 1.0}
     about |= {"models": [{"accuracy": 0.5, "majority": 0.5}], "seconds_models": 1.0, "workers": 2, "machine": "m"}
