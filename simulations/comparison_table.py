@@ -31,11 +31,13 @@ PARTS: dict[str, tuple[Column, ...]] = {
         Column("gap own", "gap own", "+.2f"),
         Column("gap others", "gap others", "+.2f"),
     ),
-    "Trace": (
+    "Nearness to the retrained model": (
         Column("tow", "ToW", ".2f"),
-        Column("ain", "AIN", ".2f"),
         Column("zrf", "ZRF", ".3f"),
         Column("privleak", "PrivLeak %", "+.1f"),
+    ),
+    "Relearning": (
+        Column("ain", "AIN", ".2f"),
         Column("relearn", "relearn", ".2f"),
     ),
     "Cost": (
@@ -88,7 +90,8 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 
     tables = []
     for title, columns in PARTS.items():
-        table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+        table.pad_edge, table.collapse_padding = False, True  # eighty columns hold every part
         table.add_column("method", no_wrap=True)
         for column in columns:
             table.add_column(column.title, justify="right", no_wrap=True)

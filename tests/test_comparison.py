@@ -296,6 +296,19 @@ def test_a_reason_stays_in_its_cell():
     assert markdown([found]).splitlines()[-1].endswith("| no figures of 1 of 1 wearers: a \\| b c |")
 
 
+def test_eighty_columns_hold_every_figure_whole():
+    figures = {name: {"value": -0.88, "low": -9.76, "high": 8.0} for name in FIGURES}
+    figures |= {name: {"value": 88.88, "low": 0.88, "high": 888.8} for name in ("ain", "relearn")}
+    figures["privleak"] = {"value": -88.8, "low": -888.8, "high": 711.2}
+    row = {"method": "negative-gradient-plus", "wearers": 2, "seeds": 2, "figures": figures}
+    about = {"data": "d", "withdrawal": "all", "wearers": 2, "seeds": 2, "width": 2, "left_out": {}, "seconds": 1.0}
+    about |= {"models": [{"accuracy": 0.5, "majority": 0.5}], "seconds_models": 1.0, "workers": 2, "machine": "m"}
+    page = Console(width=80, file=io.StringIO())
+    page.print(render({**about, "rows": [{**row, "reasons": {"why": 1}, "dearer": True}]}))
+    assert "…" not in page.file.getvalue()
+    assert "dearer" in page.file.getvalue()
+
+
 # The command
 
 
@@ -334,9 +347,9 @@ def test_the_command_prints_a_row_a_method_and_what_it_compared(cohort_folder, t
     assert result["wearers"] + sum(result["left_out"].values()) == 4
     assert sum(result["rows"][3]["reasons"].values()) == result["wearers"]
     assert out.read_text().startswith("| method | forget | retain | own held-out | others |")
-    page = Console(width=100, file=io.StringIO())
+    page = Console(width=80, file=io.StringIO())
     page.print(render(result))
     drawn = page.file.getvalue()
-    assert all(drawn.count(row["method"]) >= 4 for row in result["rows"])  # a row in each part of the table
+    assert all(drawn.count(row["method"]) >= 5 for row in result["rows"])  # a row in each part of the table
     assert "--i-mean-the-class" in "".join(drawn.split())
     assert f"withdrawal of 'class', {result['wearers']} wearers in 1 seeds, width 2" in drawn
