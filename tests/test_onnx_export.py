@@ -12,7 +12,7 @@ import torch
 
 import shared
 from client.export import PARITY, export, largest_difference
-from server.templates import template
+from server.templates import _key, template
 from shared.errors import DataError
 from shared.model import ResNet34, build, model_digest, probabilities
 from shared.onnx_template import INPUT, OUTPUT, export_template, fill
@@ -179,3 +179,10 @@ def test_the_digest_in_the_file_is_that_of_the_weights(templates):
     about = session.get_modelmeta().custom_metadata_map
     assert about["lethe.model"] == model_digest(net)
     assert about["lethe.input"] == "(batch, 12, 500) millivolts at 500 Hz"
+
+
+def test_networks_of_other_shapes_are_kept_apart(monkeypatch):
+    deep = _key(model(4, "single"))
+    assert _key(model(4, "single")) == deep
+    monkeypatch.setattr("shared.model.DEPTHS", (1, 1, 1, 2))
+    assert _key(model(4, "single")) != deep
