@@ -23,14 +23,7 @@ from shared.settings import Settings
 from simulations.calibration_jobs import QUESTIONS, Question, audit, bytes_hold, judged, questions_of, withdrawals
 from simulations.calibration_table import Outcome, Row, row
 from simulations.pool import Progress, pool_of, run_all
-from simulations.worlds import (
-    Worlds,
-    build_all,
-    machine,
-    prepare,
-    wearers_in,
-    world_of,
-)
+from simulations.worlds import Worlds, build_all, machine, prepare, wearers_in, world_of
 
 
 @dataclass(frozen=True)

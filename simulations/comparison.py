@@ -23,14 +23,7 @@ from simulations.calibration_jobs import withdrawals
 from simulations.comparison_case import Reading, Subject, compare
 from simulations.comparison_figures import Row, rows
 from simulations.pool import Progress, pool_of, run_all
-from simulations.worlds import (
-    Worlds,
-    build_all,
-    machine,
-    prepare,
-    wearers_in,
-    world_of,
-)
+from simulations.worlds import Worlds, build_all, machine, prepare, wearers_in, world_of
 
 UNABLE = "who cannot make this withdrawal: they have one record"
 REFUSED = "whose personal model the gate refused: there is nothing to forget"

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def compare(subject: Subject, methods: Sequence[str], *, known: Mapping[str, Met
         NOTHING: lambda: personal,
         FLOOR: lambda: gauge.run(METHODS["exact"], recipe=other),
     }
-    rows |= {name: lambda method=known[name]: gauge.run(method) for name in methods}  # type: ignore[misc]
+    rows |= {name: partial(gauge.run, known[name]) for name in methods}
     return [reading(name, measure) for name, measure in rows.items()]
 
 

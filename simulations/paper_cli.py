@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shared.settings import General
 from shared.terminal import progress, show
 
 
@@ -13,9 +14,9 @@ def paper(
     data: Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")],
     out: Annotated[Path, typer.Option("--out", help="Where tables and pictures go.")] = Path("lethe-paper"),
     patients: Annotated[int, typer.Option("--patients", help="Wearers, N.")] = 20,
-    width: Annotated[int, typer.Option("--width", help="Of the general model; 64 is the paper's.")] = 16,
+    width: Annotated[int, typer.Option("--width", help="Of the general model; 64 is the paper's.")] = General.width,
     seeds: Annotated[int, typer.Option("--seeds", help="General models, each with personal ones of its own.")] = 3,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the general model.")] = 12,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the general model.")] = General.epochs,
     class_meant: Annotated[
         bool, typer.Option("--i-mean-the-class", help="Let gkt forget the patient's superclass for everybody.")
     ] = False,

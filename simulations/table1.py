@@ -5,7 +5,6 @@ models, `paper_results.py` counts, `paper_words.py` says it, `paper_pictures.py`
 Everything Makes You Vulnerable", sections 3 and 4.
 """
 
-import platform
 import resource
 import time
 from collections import Counter
@@ -17,13 +16,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from shared.errors import UsageError
 from shared.machine import cores
 from shared.model import ResNet34
 from shared.package import Public
-from shared.settings import SUPERCLASSES, Settings
+from shared.settings import SUPERCLASSES, General, Settings
 from shared.training import Examples, one_thread
 from simulations.paper_models import (
     BATCH,
@@ -42,6 +40,7 @@ from simulations.paper_models import (
 from simulations.paper_people import People, Wearer, people_of, unseen_segments, wearers_of
 from simulations.paper_results import Estimate, Extraction, Point, Table, contrasts, extractions, points, table
 from simulations.pool import Progress, pool_of, run_all
+from simulations.worlds import machine
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Plan:
 
     data: Path
     patients: int = 20
-    width: int = 16
+    width: int = General.width
     seeds: int = 3
-    epochs: int = 12
+    epochs: int = General.epochs
     i_mean_the_class: bool = False
 
 
@@ -142,7 +141,7 @@ def reproduce(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
             "seconds": time.perf_counter() - began,
             "seconds_models": trained - began,
             "workers": workers,
-            "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+            "machine": machine(),
         },
         found,
         wearers,

@@ -15,7 +15,7 @@ from shared.package import Package, Public, load_general
 from shared.training import one_thread
 from simulations.cohort import write_cohort
 
-# What is done with a network is the same for one of 12 convolutions, at a third of the time. What is said of ResNet-34
+# What is done with a network is the same for one of 12 layers, at a third of the time. What is said of ResNet-34
 # itself is tested on it (the fixture `resnet34`), and so are the runs in processes of their own.
 DEPTHS, model.DEPTHS = model.DEPTHS, (1, 1, 1, 2)
 
