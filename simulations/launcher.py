@@ -6,6 +6,7 @@ Starting the SuperLink is for `simulations/superlink.py`, stopping everything fo
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from simulations.superlink import CONNECTION, SCRATCH_NOTE, START_S, SuperLink, 
 State = Mapping[str, Any]
 
 APP = Path(__file__).resolve().parent.parent
+PARTS = ("server", "client", "shared")  # of which the app is made
 POLL_S = 0.2
 LET_GO_S = 5.0  # for the lock of a process that the sweep has just killed
 LOOK_S = 2.0  # between looks whether the simulation still lives
@@ -75,8 +77,17 @@ def _write_config(path: Path, values: Mapping[str, Any]) -> None:
 def _submit(link: SuperLink, config: Path, *, slots: int) -> str:
     """Hand the app to the SuperLink and return Flower's run id."""
     federation = f"num-supernodes={slots} client-resources-num-cpus=1 init-args-num-cpus={cores()}"
-    answer = link.flwr("run", str(APP), CONNECTION, "--run-config", str(config), "--federation-config", federation)
+    app = _without_neighbours(link.scratch / "app")
+    answer = link.flwr("run", str(app), CONNECTION, "--run-config", str(config), "--federation-config", federation)
     return str(answer["run-id"])
+
+
+def _without_neighbours(folder: Path) -> Path:
+    """Copy the app alone into a folder: `flwr` resolves every file it finds, 55,000 with an environment beside it."""
+    for part in PARTS:
+        shutil.copytree(APP / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(APP / "pyproject.toml", folder)
+    return folder
 
 
 def _follow(link: SuperLink, run_id: str, path: Path, on_state: Callable[[State], None]) -> None:

@@ -41,11 +41,13 @@ class SuperLink:
         process: the SuperLink itself.
         environment: in which `flwr` talks to it.
         log: where it tells what it does.
+        scratch: a folder for temporary files that ends with it.
     """
 
     process: "subprocess.Popen[bytes]"
     environment: Mapping[str, str]
     log: Path
+    scratch: Path
 
     def flwr(self, command: str, *arguments: str) -> dict[str, Any]:
         """Call `flwr` and return its JSON.
@@ -97,7 +99,7 @@ def superlink(workspace: Workspace) -> Iterator[SuperLink]:
         process, port = _listening(environment, scratch, log)
         _write_connection(Path(environment["FLWR_HOME"]), port)
         try:
-            yield SuperLink(process, environment, log)
+            yield SuperLink(process, environment, log, scratch)
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):  # the watchdog does the rest
