@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from server.crops import Rows
@@ -52,6 +53,16 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
     if len(corpus) < 2 or not (~is_held).any():
         raise DataError(f"the corpus has {len(corpus)} usable records, expected at least 2; enrol more data")
     return Corpus(signals, corpus[~is_held], corpus[is_held], np.flatnonzero(role == "control"))
+
+
+def record_of(corpus: Corpus, segment: npt.NDArray[np.float32]) -> str:
+    """Return the id of the control record that a segment (12, 500) was cut from, "" when it is none's."""
+    starts = np.arange(SEGMENTS_PER_RECORD) * SEGMENT_SAMPLES
+    for row in corpus.control:
+        cut = corpus.signals.crops(np.full(len(starts), row), starts)
+        if (cut == segment).all(axis=(1, 2)).any():
+            return corpus.signals.records[int(row)].id
+    return ""
 
 
 def segments_of(signals: Signals, rows: Rows) -> Examples:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.stats import t
+import scipy  # its parts come when they are used
 
 from server.comparison import NOTHING, Comparison, auc_of
 from server.verdict_words import method_words
@@ -152,7 +152,7 @@ def _p(each: Floats, *, one_sided: bool) -> float:
         tail = 0.5**n if off else 1.0
         return (tail if off >= 0 else 1.0) if one_sided else min(1.0, 2 * tail)
     value = off / (float(each.std(ddof=1)) / sqrt(n))
-    return float(t.sf(value, n - 1) if one_sided else 2 * t.sf(abs(value), n - 1))
+    return float(scipy.stats.t.sf(value, n - 1) if one_sided else 2 * scipy.stats.t.sf(abs(value), n - 1))
 
 
 def _spread(each: Sequence[float]) -> float:

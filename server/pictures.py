@@ -1,4 +1,4 @@
-"""The one picture of a control patient's ECG that a run's report draws: whose it is, and when it has to go.
+"""The one picture of a control patient's ECG that a run's report draws: and when it has to go.
 
 A picture outlives its run, and consent may not. So `figures.npz` keeps which record is drawn, and what was drawn of a
 record that is no longer consented to is removed, page and all; the page is built again without it.
@@ -12,22 +12,10 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from server.corpus import Corpus
 from server.registry import Registry
 from shared.files import write_atomically
-from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD
 
 FIGURES, PAGE = "figures.npz", "report.html"
-
-
-def record_of(corpus: Corpus, segment: npt.NDArray[np.float32]) -> str:
-    """Return the id of the control record that a segment (12, 500) was cut from, "" when it is none's."""
-    starts = np.arange(SEGMENTS_PER_RECORD) * SEGMENT_SAMPLES
-    for row in corpus.control:
-        cut = corpus.signals.crops(np.full(len(starts), row), starts)
-        if (cut == segment).all(axis=(1, 2)).any():
-            return corpus.signals.records[int(row)].id
-    return ""
 
 
 def withhold(reports: Path, registry: Registry) -> list[Path]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.corpus import Corpus
+from server.corpus import Corpus, record_of
 from server.general import Trained
 from server.paper_probe import difference, summarise
-from server.pictures import FIGURES, packed, record_of
+from server.pictures import FIGURES, packed
 from server.registry import Registry
 from server.rows import Job, Patient, Role
 from server.run import Withdrawal

@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.stats import beta, norm, rankdata, t
+import scipy  # its parts come when they are used: all of them take as long as a command that needs none
 
 Floats = npt.NDArray[np.float64]
 LEVEL = 0.05  # of every test and bound
@@ -58,7 +57,7 @@ def auc(positive: Floats, negative: Floats) -> float:
     It is the area under `roc` and the Mann-Whitney statistic over n * m (Hanley and McNeil 1982).
     """
     n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate([positive, negative]))
+    ranks = scipy.stats.rankdata(np.concatenate([positive, negative]))
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
@@ -79,13 +78,15 @@ def auc_interval(value: float, n: int, *, confidence: float, constant: bool = Fa
     """
     if constant:
         return clopper_pearson(value * n, n, confidence=confidence)
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
 
     def beyond(theta: float) -> float:
         return (value - theta) ** 2 - z**2 * _variance(theta, n)
 
-    low = 0.0 if value <= 0 else float(brentq(beyond, 0.0, min(value, 1 - TINY)))  # at 1 the variance is 0: no root
-    high = 1.0 if value >= 1 else float(brentq(beyond, max(value, TINY), 1.0))
+    low = (
+        0.0 if value <= 0 else float(scipy.optimize.brentq(beyond, 0.0, min(value, 1 - TINY)))
+    )  # at 1 the variance is 0: no root
+    high = 1.0 if value >= 1 else float(scipy.optimize.brentq(beyond, max(value, TINY), 1.0))
     return Interval(low, high)
 
 
@@ -93,10 +94,10 @@ def auc_p(value: float, n: int, *, constant: bool = False) -> float:
     """Return the two-sided p-value of an AUC against .5; below .05 exactly when the 95 % `auc_interval` excludes .5."""
     if constant:
         k = value * n
-        below = float(beta.sf(0.5, k + 1, n - k)) if k < n else 1.0
-        above = float(beta.cdf(0.5, k, n - k + 1)) if k > 0 else 1.0
+        below = float(scipy.stats.beta.sf(0.5, k + 1, n - k)) if k < n else 1.0
+        above = float(scipy.stats.beta.cdf(0.5, k, n - k + 1)) if k > 0 else 1.0
         return min(1.0, 2 * min(below, above))
-    return float(2 * norm.sf(abs(value - 0.5) / sqrt(_variance(0.5, n))))
+    return float(2 * scipy.stats.norm.sf(abs(value - 0.5) / sqrt(_variance(0.5, n))))
 
 
 def _variance(a: float, n: int) -> float:
@@ -109,8 +110,8 @@ def clopper_pearson(
 ) -> Interval:
     """Return the exact interval of a share of k in n; one-sided ones reach to 0 or 1 (Clopper and Pearson 1934)."""
     tail = (1 - confidence) / (2 if side == "both" else 1)
-    low = 0.0 if side == "upper" or k <= 0 else float(beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if side == "lower" or k >= n else float(beta.ppf(1 - tail, k + 1, n - k))
+    low = 0.0 if side == "upper" or k <= 0 else float(scipy.stats.beta.ppf(tail, k, n - k + 1))
+    high = 1.0 if side == "lower" or k >= n else float(scipy.stats.beta.ppf(1 - tail, k + 1, n - k))
     return Interval(low, high)
 
 
@@ -146,7 +147,9 @@ def epsilon_of_errors(false_positives: npt.ArrayLike, negatives: int, misses: np
 
 def _upper(k: npt.ArrayLike, n: int) -> Floats:
     counts = np.asarray(k, dtype=np.float64)
-    limit: Floats = np.where(counts >= n, 1.0, beta.ppf(1 - LEVEL / 2, counts + 1, np.maximum(n - counts, 0.5)))
+    limit: Floats = np.where(
+        counts >= n, 1.0, scipy.stats.beta.ppf(1 - LEVEL / 2, counts + 1, np.maximum(n - counts, 0.5))
+    )
     return limit
 
 
@@ -185,7 +188,7 @@ def detectable_auc(n: int, *, variance: float = MANN_WHITNEY) -> float:
         n: how many an arm.
         variance: of the estimate under the null, times n.
     """
-    return min(1.0, 0.5 + float(norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * sqrt(variance / n))
+    return min(1.0, 0.5 + float(scipy.stats.norm.ppf(1 - LEVEL / 2) + scipy.stats.norm.ppf(POWER)) * sqrt(variance / n))
 
 
 def needed(value: float, *, variance: float = MANN_WHITNEY) -> int:
@@ -199,7 +202,7 @@ def needed(value: float, *, variance: float = MANN_WHITNEY) -> int:
         variance: of the estimate, times n.
     """
     off = abs(value - 0.5)
-    different = float(norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) / off if off > TINY else np.inf
+    different = float(scipy.stats.norm.ppf(1 - LEVEL / 2) + scipy.stats.norm.ppf(POWER)) / off if off > TINY else np.inf
     return max(2, ceil(variance * min(different, _equivalent(off)) ** 2))
 
 
@@ -207,12 +210,17 @@ def _equivalent(off: float) -> float:
     """Return how many times 1 / SE has to be for an AUC `off` from .5 to be shown equivalent with 80 % power."""
     if off >= EQUIVALENT - TINY:
         return float(np.inf)
-    z = norm.ppf(1 - LEVEL)
+    z = scipy.stats.norm.ppf(1 - LEVEL)
 
     def short(scale: float) -> float:
-        return float(norm.cdf((EQUIVALENT - off) * scale - z) + norm.cdf((EQUIVALENT + off) * scale - z) - 1 - POWER)
+        return float(
+            scipy.stats.norm.cdf((EQUIVALENT - off) * scale - z)
+            + scipy.stats.norm.cdf((EQUIVALENT + off) * scale - z)
+            - 1
+            - POWER
+        )
 
-    return float(brentq(short, 1.0, 4 / (EQUIVALENT - off)))
+    return float(scipy.optimize.brentq(short, 1.0, 4 / (EQUIVALENT - off)))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -275,12 +283,14 @@ def crossed_interval(values: Floats, *, confidence: float = 1 - LEVEL, rng: np.r
 
 def _expanded(estimates: Floats, size: int, confidence: float) -> Interval:
     """Return the percentile interval of bootstrapped estimates, as wide as a t-interval of `size` clusters is."""
-    tail = float(norm.cdf(sqrt(size / (size - 1)) * t.ppf((1 - confidence) / 2, size - 1)))
+    tail = float(scipy.stats.norm.cdf(sqrt(size / (size - 1)) * scipy.stats.t.ppf((1 - confidence) / 2, size - 1)))
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
 def t_interval(each: Sequence[float], *, confidence: float) -> Interval:
     """Return Student's interval of the mean of independent figures, 2 or more, such as one a seed."""
-    margin = float(t.ppf((1 + confidence) / 2, len(each) - 1)) * float(np.std(each, ddof=1)) / sqrt(len(each))
+    margin = (
+        float(scipy.stats.t.ppf((1 + confidence) / 2, len(each) - 1)) * float(np.std(each, ddof=1)) / sqrt(len(each))
+    )
     return Interval(float(np.mean(each)) - margin, float(np.mean(each)) + margin)
