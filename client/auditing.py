@@ -10,6 +10,7 @@ from client.device import Own, open_general
 from client.forgetting import earlier, named, prepare
 from client.store import BUNDLE, Store
 from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
+from shared.machine import cores
 from shared.model import digest, model_digest
 from shared.package import MODEL, PUBLIC, TEMPLATE
 from shared.personalisation import personalise
@@ -48,7 +49,7 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
         seed=request.seed,
         learnt=withdrawal.learnt,
     )
-    arms = read_arms(shadows)
+    arms = read_arms(shadows, at_once=max(1, min(request.at_once, cores())))
     return AuditReply(request.job, slot, "ok", arms=arms, seconds=time.perf_counter() - began)
 
 

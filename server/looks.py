@@ -113,6 +113,7 @@ def _ask(
             epsilon_sd=run.settings.audit.epsilon_sd,
             seed=seeds[job.id],
             barred=run.barred(job),
+            at_once=max(1, phases.WAVE // len(jobs)),  # a core each, of those that the simulation has
         )
 
     answers = phases.audit(run.grid, run.devices, jobs, request, run=run.name, answer_s=run.answer_s, tell=tell)

@@ -25,6 +25,7 @@ class AuditRequest:
         copies: K, how many copies an arm.
         epsilon_sd: strength of the attack, in standard deviations of a lead.
         seed: of the copies; arms never share one.
+        at_once: how many copies the device may make at a time, if it has as many cores.
     """
 
     job: str
@@ -37,6 +38,7 @@ class AuditRequest:
     epsilon_sd: float
     seed: int
     barred: tuple[str, ...] = ()
+    at_once: int = 1
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,11 @@ class ResNet34(nn.Module):
         """Return logits (B, 5)."""
         return self.tail(self.trunk(segments))
 
-    def trunk(self, segments: Tensor) -> Tensor:
-        """Return the features in front of the last block: (B, 12, 500) mV -> (B, 8 * width, 16)."""
+    def trunk(self, segments: Tensor, *, ends: list[Tensor] | None = None) -> Tensor:
+        """Return the features in front of the last block: (B, 12, 500) mV -> (B, 8 * width, 16).
+
+        `ends` collects what the stages' last blocks give out, (B, C, 1, T); in `tail` too.
+        """
         x = segments / self.lead_sd[:, None]
         if self.smoothing_ms:
             window = odd_window(self.smoothing_ms)
@@ -99,14 +102,18 @@ class ResNet34(nn.Module):
         x = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (B, 12, 1, 500)
         x = F.relu(self.stem(x))  # (B, width, 1, 250)
         x = F.max_pool2d(x, (1, 3), (1, 2), (0, 1))  # (B, width, 1, 125)
-        for block in list(self.blocks)[:-1]:
+        for number, block in enumerate(list(self.blocks)[:-1], start=1):
             x = block(x)
+            if ends is not None and number in self.ends:
+                ends.append(x)
         return x.squeeze(2)
 
-    def tail(self, features: Tensor) -> Tensor:
+    def tail(self, features: Tensor, *, ends: list[Tensor] | None = None) -> Tensor:
         """Return logits: (B, 8 * width, 16) -> (B, 5)."""
-        x = features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        pooled = F.dropout(self.blocks[-1](x).mean(dim=(2, 3)), self.dropout, self.training)
+        x = self.blocks[-1](features.unsqueeze(2).contiguous(memory_format=torch.channels_last))
+        if ends is not None:
+            ends.append(x)
+        pooled = F.dropout(x.mean(dim=(2, 3)), self.dropout, self.training)
         return self.head(pooled)  # type: ignore[no-any-return]
 
     def tail_parameters(self) -> list[nn.Parameter]:

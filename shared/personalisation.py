@@ -6,7 +6,7 @@ holds the copy to the general model on public anchor segments, and rolls back wh
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,12 +103,12 @@ def personalise(
         The personal model, or the general one with the reason.
     """
     if len(own) == 0:
-        return Personal(copy.deepcopy(general), False, "no segment of the patient's own to learn from")
+        return Personal(copied(general, settings), False, "no segment of the patient's own to learn from")
     frozen = frozen or Frozen(general, public, settings)
     seen, gate, held = frozen.see(own), frozen.see(public.gate), None
     if settings.profile == "default":
         held = Held(frozen.see(public.anchor).features, frozen.logits(public.anchor))
-    tuned = _learn(_copy(general, settings), seen.features, seen.labels, settings, held=held)
+    tuned = _learn(copied(general, settings), seen.features, seen.labels, settings, held=held)
 
     def right(logits: Tensor) -> float:
         return hits(logits, gate.labels, general.task).float().mean().item() if len(gate.labels) else float("nan")
@@ -120,14 +120,14 @@ def personalise(
         if not before - after > settings.budget:
             return Personal(model, True, "")
     reason = f"others' accuracy would fall from {before:.3f} to {after:.3f}, by more than {settings.budget:.3f}"
-    return Personal(copy.deepcopy(general), False, reason)
+    return Personal(copied(general, settings), False, reason)
 
 
 def between(general: ResNet34, tuned: ResNet34, strength: float, settings: Personalisation) -> ResNet34:
     """Return the model whose weights lie between two, at `strength` of the way (Wortsman et al. 2022)."""
     if strength == 1.0:
         return tuned
-    model = _copy(tuned, settings)
+    model = copied(tuned, settings)
     weights, starts = (trained_part(each, settings).parameters for each in (model, general))
     with torch.no_grad():
         for weight, start in zip(weights, starts, strict=True):
@@ -135,11 +135,16 @@ def between(general: ResNet34, tuned: ResNet34, strength: float, settings: Perso
     return model
 
 
-def _copy(model: ResNet34, settings: Personalisation) -> ResNet34:
-    """Return a copy whose trained layers are its own; the frozen ones, most of the bytes, are those of `model`."""
+def copied(model: ResNet34, settings: Personalisation) -> ResNet34:
+    """Return a copy whose trained layers are its own; the frozen ones, nearly all of them, are those of `model`."""
     own = {id(parameter) for parameter in trained_part(model, settings).parameters}
-    frozen = [tensor for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in own]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in frozen})
+    trained = [name for name, parameter in model.named_parameters() if id(parameter) in own]
+    frozen = [part for name, part in model.named_modules() if name and not _any_inside(name, trained)]
+    return copy.deepcopy(model, {id(part): part for part in frozen})
+
+
+def _any_inside(layer: str, parameters: Iterable[str]) -> bool:
+    return any(name.startswith(f"{layer}.") for name in parameters)
 
 
 def tune(

@@ -1,12 +1,14 @@
 """The counterfactual: copies that saw a patient's segments, copies that did not, and what each says of segments.
 
-Plain functions of models and segments. A device calls them before it erases; copies live in memory, one at a time,
+Plain functions of models and segments. A device calls them before it erases; copies live in memory, one a thread,
 and only what they say of segments leaves this file. Whatever copies have in common is made once: the frozen layers'
 features, the features of the disturbed segments, the copies that need no data of the patient.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -61,7 +63,11 @@ class Shadows:
 
 
 def read_arms(
-    shadows: Shadows, *, known: Mapping[str, Method] = METHODS, others: Mapping[str, Examples] | None = None
+    shadows: Shadows,
+    *,
+    known: Mapping[str, Method] = METHODS,
+    others: Mapping[str, Examples] | None = None,
+    at_once: int = 1,
 ) -> dict[str, dict[str, Readings]]:
     """Make the copies of every arm and return arm -> group -> what they say; `AuditReply` names both.
 
@@ -69,12 +75,20 @@ def read_arms(
         shadows: whose copies.
         known: methods by name; those of `EXACT` make a copy of what is retained.
         others: more groups of segments to measure.
+        at_once: how many copies to make at a time, a thread each; what they say does not depend on it.
     """
     groups = {"forgotten": shadows.forget, "retained": shadows.retain, "control": shadows.public.control}
     gauge = Gauge(shadows, {name: _spread(part) for name, part in (groups | dict(others or {})).items()})
+    copies = _copies(shadows, known)
     arms: dict[str, list[Rows]] = {"never": [], "nothing": [], **{method: [] for method in shadows.methods}}
-    for arm, model in _copies(shadows, known):
-        arms[arm].append(gauge.read(model))
+
+    def read(number: int) -> list[tuple[str, Rows]]:
+        return [(arm, gauge.read(model)) for arm, model in copies(number)]
+
+    with ThreadPoolExecutor(at_once) as threads:
+        for found in threads.map(read, range(shadows.copies)):
+            for arm, rows in found:
+                arms[arm].append(rows)
     return {arm: gauge.sort(_repeated(rows, shadows.copies)) for arm, rows in arms.items()}
 
 
@@ -85,12 +99,13 @@ def seed_of(shadows: Shadows, arm: str, number: int) -> int:
     return int(base >> np.uint64(2)) + arms.index(arm) * shadows.copies + number
 
 
-def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Iterator[tuple[str, ResNet34]]:
-    """Make the copies of every arm, one after the other; where no data of the patient go in, one stands for all.
+def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Callable[[int], Iterator[tuple[str, ResNet34]]]:
+    """Return what makes a copy of every arm, by the copy's number; where no data of the patient go in, the first only.
 
-    A method that is not exact unlearns the copy of the arm "nothing", so that both are told apart on one model.
+    A method that is not exact unlearns the copy of the arm "nothing", so that both are told apart on one model. One
+    such method works at a time: some draw a network's first weights, and torch has one generator for that.
     """
-    frozen = Frozen(shadows.general, shadows.public, shadows.personalisation)
+    frozen, alone = Frozen(shadows.general, shadows.public, shadows.personalisation), Lock()
     whole = join([shadows.retain, shadows.forget]) if shadows.learnt is None else shadows.learnt
     case = Case(
         general=shadows.general,
@@ -103,7 +118,8 @@ def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Iterator[tuple[str
         frozen=frozen,
     )
     without = ["never", *(method for method in shadows.methods if method in EXACT)]
-    for number in range(shadows.copies):
+
+    def copies(number: int) -> Iterator[tuple[str, ResNet34]]:
         seeded = {
             arm: replace(shadows.personalisation, seed=seed_of(shadows, arm, number))
             for arm in ("never", "nothing", *shadows.methods)
@@ -115,7 +131,11 @@ def _copies(shadows: Shadows, known: Mapping[str, Method]) -> Iterator[tuple[str
         yield "nothing", personal
         for method in shadows.methods:
             if method not in EXACT:
-                yield method, known[method](replace(case, personal=personal, personalisation=seeded[method]))
+                with alone:
+                    unlearned = known[method](replace(case, personal=personal, personalisation=seeded[method]))
+                yield method, unlearned
+
+    return copies
 
 
 class Gauge:

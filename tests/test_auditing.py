@@ -155,6 +155,16 @@ def test_a_withdrawal_ends_with_a_verdict_and_a_certificate(fleet, job):
 
 
 @pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(("withdrawn", "at_once"), [(1, 6), (2, 3)])
+def test_the_devices_that_make_copies_share_the_cores(fleet, monkeypatch, withdrawn, at_once):
+    monkeypatch.setattr("server.phases.WAVE", 6)
+    for patient in fleet.wearers()[1:withdrawn]:
+        fleet.registry.withdraw(patient.id)
+    fleet.run()
+    assert [asked(message)["at_once"] for message in sent(fleet, "query.audit")] == [at_once] * withdrawn
+
+
+@pytest.mark.usefixtures("job")
 def test_margins_of_segments_are_in_no_file_of_the_server(fleet):
     fleet.run()
     (reply,) = (m for m in fleet.grid.received if m.metadata.message_type == "query.audit")

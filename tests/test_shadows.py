@@ -1,5 +1,6 @@
 """Copies that saw segments and copies that did not: what is shared is what each would be alone."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from shared import shadows as shadows_file
 from shared.attacks import fgsm_direction, perturb
+from shared.errors import LetheError
 from shared.membership import modified_entropy
-from shared.model import build, to_bytes
+from shared.model import ResNet34, build, to_bytes
 from shared.package import Public
 from shared.personalisation import Frozen, personalise
 from shared.probing import margin
@@ -55,6 +57,35 @@ def test_the_same_seed_gives_the_same_readings_and_another_one_others(shadows):
     assert read_arms(shadows) == first
     other = read_arms(replace(shadows, seed=8))
     assert all(other[arm]["forgotten"].margins != first[arm]["forgotten"].margins for arm in first)
+
+
+def test_copies_made_at_the_same_time_say_what_they_say_one_by_one(shadows):
+    several = replace(shadows, methods=("finetune", "bad-teacher", "saliency", "exact"), copies=6)
+    for nothing_kept in (False, True):
+        asked = replace(several, retain=Examples.empty(), methods=("exact",)) if nothing_kept else several
+        assert read_arms(asked, at_once=3) == read_arms(asked)
+
+
+def test_methods_that_may_draw_from_the_one_generator_of_torch_work_one_at_a_time(shadows):
+    inside: list[int] = []
+
+    def drawing(case: Case) -> ResNet34:
+        inside.append(1)
+        time.sleep(0.05)
+        alone = len(inside) == 1
+        inside.pop()
+        assert alone
+        return case.personal
+
+    read_arms(replace(shadows, copies=6), known={**METHODS, "finetune": drawing}, at_once=3)
+
+
+def test_an_error_in_one_of_many_threads_ends_the_audit(shadows):
+    def broken(_: Case) -> ResNet34:
+        raise LetheError("diverged")
+
+    with pytest.raises(LetheError, match="diverged"):
+        read_arms(replace(shadows, copies=6), known={**METHODS, "finetune": broken}, at_once=3)
 
 
 def test_the_copies_are_those_that_a_device_would_make_with_their_seeds(shadows):

@@ -192,15 +192,10 @@ def _admitted(made: Tensor, teacher: Answer, student: ResNet34, gate: Gate) -> t
 
 def answer(model: ResNet34, inputs: Tensor) -> Answer:
     """Return what a model says of segments (B, 12, 500), or of features (B, 8 * width, 16), with the ends of stages."""
-    activations: list[Tensor] = []
-    ends = [model.blocks[end - 1] for end in model.ends]
-    handles = [block.register_forward_hook(lambda _, __, given: activations.append(given)) for block in ends]
-    try:
-        logits = model(inputs) if inputs.shape[1:] == (len(LEADS), SEGMENT_SAMPLES) else model.tail(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Answer(logits, activations)
+    ends: list[Tensor] = []  # by argument and not by hooks: copies of one model share layers
+    whole = inputs.shape[1:] == (len(LEADS), SEGMENT_SAMPLES)
+    logits = model.tail(model.trunk(inputs, ends=ends) if whole else inputs, ends=ends)
+    return Answer(logits, ends)
 
 
 def _step(adam: AdamW, parameters: list[nn.Parameter], loss: Tensor) -> None:

@@ -5,14 +5,13 @@ what the patient keeps and the corpus's share, for which the anchor stands. Guar
 Cost: so many steps as the epochs over the retain set have, about as many as one personalisation.
 """
 
-import copy
-
 from shared.model import ResNet34
-from shared.personalisation import tune
+from shared.personalisation import copied, tune
 from shared.unlearning.case import Case
 
 
 def unlearn(case: Case) -> ResNet34:
     """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
     retain, epochs = [case.retain, case.public.anchor], case.unlearning.epochs
-    return tune(copy.deepcopy(case.personal), retain, case.personalisation, epochs=epochs, frozen=case.frozen)
+    model = copied(case.personal, case.personalisation)
+    return tune(model, retain, case.personalisation, epochs=epochs, frozen=case.frozen)
