@@ -1,6 +1,7 @@
 """What many tests stand on, made once a session: a synthetic cohort, an enrolled workspace, a finished first run."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,14 @@ DEPTHS, model.DEPTHS = model.DEPTHS, (1, 1, 1, 2)
 
 hypothesis_settings.register_profile("lethe", deadline=None, derandomize=True, max_examples=40)
 hypothesis_settings.load_profile("lethe")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, then those of many tests: a long file that comes last keeps one core waiting."""
+    size = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -size[item.path], item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
