@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,6 @@ from simulations.superlink import CONNECTION, SCRATCH_NOTE, START_S, SuperLink, 
 State = Mapping[str, Any]
 
 APP = Path(__file__).resolve().parent.parent
-PARTS = ("server", "client", "shared")  # of which the app is made
 POLL_S = 0.2
 LET_GO_S = 5.0  # for the lock of a process that the sweep has just killed
 LOOK_S = 2.0  # between looks whether the simulation still lives
@@ -83,10 +83,13 @@ def _submit(link: SuperLink, config: Path, *, slots: int) -> str:
 
 
 def _without_neighbours(folder: Path) -> Path:
-    """Copy the app alone into a folder: `flwr` resolves every file it finds, 55,000 with an environment beside it."""
-    for part in PARTS:
-        shutil.copytree(APP / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(APP / "pyproject.toml", folder)
+    """Copy the app alone into a folder: `flwr` resolves every file it finds, an environment's 55,000 too."""
+    project = APP / "pyproject.toml"
+    patterns = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["fab-include"]
+    for path in (project, *(path for pattern in patterns for path in APP.glob(pattern))):
+        to = folder / path.relative_to(APP)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
     return folder
 
 

@@ -1,10 +1,14 @@
 """The house: arrows point down only, commands start fast, files are short, and Flower gets every source."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from simulations import launcher
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("server", "client", "shared", "simulations")
@@ -92,6 +96,20 @@ def test_flower_packs_every_source_of_both_sides():
     assert packed == {path for path in SOURCES if not path.is_relative_to(ROOT / "simulations")}
     components = project["tool"]["flwr"]["app"]["components"]
     assert components == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
+
+
+def test_flower_is_handed_the_app_and_nothing_beside_it(tmp_path):
+    folder = launcher._without_neighbours(tmp_path / "app")
+    handed = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    of_the_app = [path for path in SOURCES if not path.is_relative_to(ROOT / "simulations")]
+    assert handed == {path.relative_to(ROOT): path.read_bytes() for path in (ROOT / "pyproject.toml", *of_the_app)}
+
+
+@pytest.mark.parametrize("module", ["server.report", "server.pictures", "server.forgotten", "simulations.summary"])
+def test_what_follows_a_run_brings_neither_pytorch_nor_all_of_scipy(module):
+    program = f"import {module}, sys; print([name for name in ('torch', 'scipy.stats') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_every_package_is_installed_with_its_files():
