@@ -1,4 +1,4 @@
-"""The one picture of a control patient's ECG that a run's report draws: and when it has to go.
+"""The one picture of a control patient's ECG that a run's report draws, and when it has to go.
 
 A picture outlives its run, and consent may not. So `figures.npz` keeps which record is drawn, and what was drawn of a
 record that is no longer consented to is removed, page and all; the page is built again without it.

@@ -83,10 +83,9 @@ def auc_interval(value: float, n: int, *, confidence: float, constant: bool = Fa
     def beyond(theta: float) -> float:
         return (value - theta) ** 2 - z**2 * _variance(theta, n)
 
-    low = (
-        0.0 if value <= 0 else float(scipy.optimize.brentq(beyond, 0.0, min(value, 1 - TINY)))
-    )  # at 1 the variance is 0: no root
-    high = 1.0 if value >= 1 else float(scipy.optimize.brentq(beyond, max(value, TINY), 1.0))
+    root = scipy.optimize.brentq
+    low = 0.0 if value <= 0 else float(root(beyond, 0.0, min(value, 1 - TINY)))  # at 1 the variance is 0: no root
+    high = 1.0 if value >= 1 else float(root(beyond, max(value, TINY), 1.0))
     return Interval(low, high)
 
 
@@ -147,9 +146,8 @@ def epsilon_of_errors(false_positives: npt.ArrayLike, negatives: int, misses: np
 
 def _upper(k: npt.ArrayLike, n: int) -> Floats:
     counts = np.asarray(k, dtype=np.float64)
-    limit: Floats = np.where(
-        counts >= n, 1.0, scipy.stats.beta.ppf(1 - LEVEL / 2, counts + 1, np.maximum(n - counts, 0.5))
-    )
+    limits = scipy.stats.beta.ppf(1 - LEVEL / 2, counts + 1, np.maximum(n - counts, 0.5))
+    limit: Floats = np.where(counts >= n, 1.0, limits)
     return limit
 
 
@@ -210,15 +208,11 @@ def _equivalent(off: float) -> float:
     """Return how many times 1 / SE has to be for an AUC `off` from .5 to be shown equivalent with 80 % power."""
     if off >= EQUIVALENT - TINY:
         return float(np.inf)
-    z = scipy.stats.norm.ppf(1 - LEVEL)
+    norm = scipy.stats.norm
+    z = norm.ppf(1 - LEVEL)
 
     def short(scale: float) -> float:
-        return float(
-            scipy.stats.norm.cdf((EQUIVALENT - off) * scale - z)
-            + scipy.stats.norm.cdf((EQUIVALENT + off) * scale - z)
-            - 1
-            - POWER
-        )
+        return float(norm.cdf((EQUIVALENT - off) * scale - z) + norm.cdf((EQUIVALENT + off) * scale - z) - 1 - POWER)
 
     return float(scipy.optimize.brentq(short, 1.0, 4 / (EQUIVALENT - off)))
 
@@ -290,7 +284,6 @@ def _expanded(estimates: Floats, size: int, confidence: float) -> Interval:
 
 def t_interval(each: Sequence[float], *, confidence: float) -> Interval:
     """Return Student's interval of the mean of independent figures, 2 or more, such as one a seed."""
-    margin = (
-        float(scipy.stats.t.ppf((1 + confidence) / 2, len(each) - 1)) * float(np.std(each, ddof=1)) / sqrt(len(each))
-    )
+    factor = float(scipy.stats.t.ppf((1 + confidence) / 2, len(each) - 1))
+    margin = factor * float(np.std(each, ddof=1)) / sqrt(len(each))
     return Interval(float(np.mean(each)) - margin, float(np.mean(each)) + margin)
