@@ -20,6 +20,7 @@ PROBE = "query.probe"
 UNLEARN = "train.unlearn"
 
 Payload = TypeVar("Payload")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,16 @@ class UnlearnReply:
     unlearned_at: str = ""
 
 
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return what checks payloads of a kind; making it takes longer than using it."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
 def write(payload: object, *, blobs: Mapping[str, bytes] | None = None) -> RecordDict:
     """Return the Flower content that carries a payload and bytes beside it."""
-    text: bytes = TypeAdapter(type(payload)).dump_json(payload)
+    text: bytes = _adapter(type(payload)).dump_json(payload)
     content: dict[str, Any] = {"payload": ConfigRecord({"json": text})}
     if blobs:
         content["blobs"] = ConfigRecord(dict(blobs))
@@ -250,7 +258,7 @@ def read(kind: type[Payload], message: Message) -> Payload:
         text = message.content.config_records["payload"]["json"]
         if not isinstance(text, bytes):
             raise DataError(f"the payload is {type(text).__name__}, expected bytes")
-        payload: Payload = TypeAdapter(kind).validate_json(text, strict=True)
+        payload: Payload = _adapter(kind).validate_json(text, strict=True)
     except (KeyError, ValidationError) as error:
         raise DataError(f"message {message.metadata.message_type} is not a {kind.__name__}: {error}") from error
     return payload

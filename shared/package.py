@@ -5,6 +5,7 @@ The server keeps it in `models/<digest>/`, every device in `general/<digest>/`; 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -80,12 +81,12 @@ class Package:
     template: bytes
     public: bytes
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return the sha256 of the weights' file; it names the version."""
         return digest(self.model)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Return a sha256 over all parts: whether a device has this very package."""
         return digest("".join(digest(part) for part in self.blobs().values()).encode())
