@@ -21,11 +21,20 @@ from shared.training import Examples, apply, device_for_training, fit, hits, tas
 Tell = Callable[[int, int], None]
 
 
-def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
-    """Train on random one-second crops; return the model on the CPU and its curves, one row an epoch."""
+def fit_general(
+    corpus: Corpus, settings: General, *, tell: Tell, start: ResNet34 | None = None
+) -> tuple[ResNet34, list[dict[str, float]]]:
+    """Train on random one-second crops; return the model on the CPU and its curves, one row an epoch.
+
+    Args:
+        corpus: who learns and who validates.
+        settings: how.
+        tell: told epochs done and in all.
+        start: the model to go on from, which stays as it is; None begins with an untrained one.
+    """
     signals, device = corpus.signals, device_for_training()
-    sample = [signals.millivolts(int(row)) for row in corpus.training[:500]]
-    model = build(settings, lead_sd=torch.from_numpy(lead_sd(np.stack(sample)))).to(device).train()
+    model = (_untrained(corpus, settings) if start is None else deepcopy(start)).to(device).train()
+    model.dropout = settings.dropout  # a model that was read from a file has none
     epochs, steps = schedule(len(corpus.training), settings)
     average = _MovingAverage(model, settings.averaging)
     crops = Crops(signals, corpus.training, settings, model.lead_sd)
@@ -61,6 +70,12 @@ def fit_general(corpus: Corpus, settings: General, *, tell: Tell) -> tuple[ResNe
             after_step=after_step,
         )
     return average.model.cpu(), curves
+
+
+def _untrained(corpus: Corpus, settings: General) -> ResNet34:
+    """Return an untrained model that scales leads by what the corpus has of them."""
+    sample = [corpus.signals.millivolts(int(row)) for row in corpus.training[:500]]
+    return build(settings, lead_sd=torch.from_numpy(lead_sd(np.stack(sample))))
 
 
 class _MovingAverage:

@@ -3,6 +3,7 @@
     python -m simulations.benchmark general  --data DIR --task multi --keep model.safetensors
     python -m simulations.benchmark final    --data DIR --model model.safetensors
     python -m simulations.benchmark personal --data DIR --model model.safetensors
+    python -m simulations.benchmark sisa     --data DIR
     python -m simulations.benchmark device
     python -m simulations.benchmark speed
     python -m simulations.benchmark start    --data DIR
@@ -25,6 +26,7 @@ import typer
 from server.corpus import Corpus, segments_of
 from server.general import evaluate, majority
 from server.learning import fit_general
+from server.sisa import Sharding
 from shared.errors import UsageError
 from shared.model import ResNet34, digest, load, to_bytes
 from shared.package import Public
@@ -34,6 +36,7 @@ from shared.ptbxl import load as load_signals
 from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
 from shared.terminal import progress
 from shared.training import Examples, one_thread
+from simulations.removal import measure
 from simulations.timing import Data, device, printed, speed, start
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -100,6 +103,25 @@ def personal(
                 found.append({"seed": seed, **_one(trained, examples, public, replace(settings, seed=seed))})
                 tell(seed * patients + count + 1)
     printed(settings=vars(settings), patients=patients, seeds=seeds, **_means(found))
+
+
+@app.command()
+def sisa(
+    data: Data,
+    task: Annotated[Task, typer.Option()] = "single",
+    shards: Annotated[int, typer.Option(min=1)] = Sharding.shards,
+    slices: Annotated[int, typer.Option(min=1)] = Sharding.slices,
+    removals: Annotated[int, typer.Option(min=1, help="Patients who withdraw, one after another.")] = 8,
+    seed: int = 0,
+) -> None:
+    """Train the general model in shards, remove patients, and compare with retraining one network; fold 9."""
+    settings, sharding = replace(General(), task=task, seed=seed), Sharding(shards, slices, seed)
+    signals = _signals(data, task)
+    folds = np.array([record.fold for record in signals.records])
+    corpus = Corpus(signals, _rows(folds < CHOICE_FOLD), _rows(folds == CHOICE_FOLD), _rows(folds == TEST_FOLD))
+    with progress("training", removals + 2) as tell:
+        found = measure(corpus, settings, sharding, removals=removals, tell=tell)
+    printed(settings=vars(settings), sharding=vars(sharding), fold=CHOICE_FOLD, **found)
 
 
 def _one(trained: ResNet34, examples: Examples, public: Public, settings: Personalisation) -> dict[str, Any]:
