@@ -9,6 +9,7 @@ from rich.text import Text
 
 from server.ledger import Entry
 from server.rows import UNFORGOTTEN, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
+from server.step_words import step_words
 
 MOST_ROWS = 200  # of a table; all of PTB-XL is no table
 UNLINKED = (
@@ -121,8 +122,7 @@ def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
     history = _table("when", "state", "detail")
     steps = list(steps)
     for step in steps:
-        detail = ", ".join(f"{name}: {value}" for name, value in step.detail.items())
-        _add(history, _when(step.at), _styled(step.state), detail or "–")
+        _add(history, _when(step.at), _styled(step.state), step_words(step.detail))
     return _spaced(Text(f"Job {job.id}", style="bold"), _facts(facts), history if steps else Text(UNLINKED))
 
 

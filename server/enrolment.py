@@ -16,7 +16,7 @@ from server.registry import Enrolment, Patient, Registry
 from server.workspace import Workspace
 from shared.errors import ConsentError, DataError, UsageError, WorkspaceError
 from shared.files import write_atomically
-from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest
+from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest, without_copies
 from shared.settings import General, Settings, Task
 
 FACT = "enrolment"  # the registry remembers under this name how its patients were enrolled
@@ -106,8 +106,8 @@ def enrol_patient(
 ) -> Patient:
     """Enrol one more patient with a device, from the workspace's data or from another folder.
 
-    A recording is recognised by the sha256 of its files and their names, header included. The same waveform under
-    another file name, with another header or in another format is another recording here.
+    A recording is recognised by the sha256 of its files, header included, whatever their names are. The same waveform
+    with another header or in another format is another recording here.
 
     Args:
         workspace: has a registry.
@@ -125,8 +125,7 @@ def enrol_patient(
         _refuse_enrolled(registry, patient)
         before = registry.recall(FACT) or {}
         task: Task = before.get("task", General.task)
-        found = _usable(folder, patient, task=task, unit=before.get("unit"))
-        digests = {record.id: record_digest(folder, record) for record in found.records}
+        found, digests = _usable(folder, patient, task=task, unit=before.get("unit"))
         for holder, record_id in registry.holders(digests.values()):
             raise ConsentError(
                 f"a recording of patient {patient} is enrolled already, as record {record_id} of patient {holder}; "
@@ -136,7 +135,10 @@ def enrol_patient(
         def feed(enrolled: Sequence[Patient]) -> None:
             write_feed(workspace, enrolled[0], folder=folder, records=found.records, digests=digests)
 
-        (added,) = registry.enrol_many([Enrolment(patient, "wearable", digests)], before_commit=feed)
+        (added,) = registry.enrol_many(
+            [Enrolment(patient, "wearable", {record.id: digests[record.id] for record in found.records})],
+            before_commit=feed,
+        )
     for one in found.left_out:
         tell(one)
     return added
@@ -156,8 +158,8 @@ def _refuse_enrolled(registry: Registry, patient: str) -> None:
         )
 
 
-def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> Readable:
-    """Return the patient's records that the task can use and that can be read."""
+def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tuple[Readable, dict[str, str]]:
+    """Return the patient's records that the task can use and that can be read, and their files' digests by id."""
     known = index(folder)
     own = [record for record in known.records if record.patient == patient]
     if not own:
@@ -166,8 +168,10 @@ def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> Read
         hint = f"did you mean {', '.join(near)}?" if near else "--data names another folder"
         raise UsageError(f"no patient {patient!r} with a superclass among the {len(people)} of {folder}; {hint}")
     kept, unfit = for_task(own, task)
-    found = readable(folder, kept, tell=lambda _: None)
-    left_out = (*unfit, *found.left_out)
+    digests = {record.id: record_digest(folder, record) for record in kept}
+    once, again = without_copies(kept, digests)
+    found = readable(folder, once, tell=lambda _: None)
+    left_out = (*unfit, *again, *found.left_out)
     if not found.records:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(one.reason for one in left_out).items())
         raise DataError(
@@ -179,4 +183,4 @@ def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> Read
             f"records of patient {patient} are in {' and '.join(sorted(found.units))}, this workspace's in {unit}; "
             "take a folder in the same unit"
         )
-    return Readable(found.records, left_out, found.units)
+    return Readable(found.records, left_out, found.units), digests

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shared.errors import DataError, UsageError
 from shared.ptbxl_cache import VERSION as READING
-from shared.ptbxl_cache import Source, open_cache
+from shared.ptbxl_cache import Source, copies, open_cache
 from shared.ptbxl_tables import REASONS, Index, LeftOut, Record, index
 from shared.settings import SEGMENT_SAMPLES, Task
 from shared.waveforms import BadRecord, files_digest, read_waveform
@@ -32,10 +32,12 @@ __all__ = [
     "checksums",
     "for_task",
     "index",
+    "listed_files",
     "load",
     "read_signal",
     "record_digest",
     "verify_checksums",
+    "without_copies",
 ]
 
 CHECKSUMS = "SHA256SUMS.txt"
@@ -118,7 +120,7 @@ def load(
 ) -> Signals:
     """Open the signals of exactly these records, reading the files only when they or the list have changed.
 
-    A record whose files are not those that were enrolled is left out, unread.
+    A record whose files are not those that were enrolled is left out, unread; so is a copy of another one's.
 
     Args:
         records: whose signals; no other record's are in `cache` afterwards.
@@ -135,7 +137,7 @@ def load(
         raise DataError("a record was asked for twice, expected every record once; give each once")
     root = folder.resolve()
     digests: Mapping[str, str | None] = enrolled if enrolled is not None else dict.fromkeys(r.id for r in asked)
-    sources = [Source(record.id, root / record.path, record.hz, digests[record.id]) for record in asked]
+    sources = [Source(record.id, record.patient, root / record.path, record.hz, digests[record.id]) for record in asked]
     opened = open_cache(sources, folder=cache, progress=progress)
     used = tuple(asked[row] for row in opened.rows)
     return Signals(
@@ -146,6 +148,18 @@ def load(
         digest=_digest(used, opened.files),
         unit=opened.unit,
     )
+
+
+def without_copies(
+    records: Sequence[Record], digests: Mapping[str, str]
+) -> tuple[tuple[Record, ...], tuple[LeftOut, ...]]:
+    """Return the records that are no copies, and those that are; `digests` are `record_digest`s by record id.
+
+    A copy would be in a model after its original is withdrawn, and held out while the original is trained on.
+    """
+    again = copies([(record.id, record.patient, digests[record.id]) for record in records])
+    kept = tuple(record for place, record in enumerate(records) if place not in again)
+    return kept, tuple(LeftOut(records[place].id, "same recording", why) for place, why in sorted(again.items()))
 
 
 def _digest(records: Sequence[Record], files: Sequence[str]) -> str:
@@ -180,6 +194,21 @@ def checksums(text: str) -> dict[str, str]:
     return found
 
 
+def listed_files(folder: Path, *, hz: int | None = None) -> int:
+    """Return how many files `verify_checksums` will read."""
+    try:
+        return len(_listed(folder, hz=hz))
+    except (OSError, UnicodeDecodeError):
+        return 0
+
+
+def _listed(folder: Path, *, hz: int | None) -> dict[str, str]:
+    """Return file -> sha256 of SHA256SUMS.txt, without the records of the other rate than `hz`."""
+    other = f"records{ {500: 100, 100: 500}.get(hz or 0) }/"
+    text = (folder / CHECKSUMS).read_text(encoding="utf-8")
+    return {name: sha256 for name, sha256 in checksums(text).items() if not name.startswith(other)}
+
+
 def verify_checksums(
     folder: Path, *, hz: int | None = None, progress: Callable[[int], None] | None = None
 ) -> list[str]:
@@ -188,13 +217,11 @@ def verify_checksums(
     `hz` leaves the other rate's records out; `progress` is told how many files have been read.
     """
     try:
-        listed = checksums((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        listed = _listed(folder, hz=hz)
     except (OSError, UnicodeDecodeError) as error:
         return [f"{CHECKSUMS} cannot be read ({type(error).__name__}), expected one line a file"]
-    other = f"records{ {500: 100, 100: 500}.get(hz or 0) }/"
-    names = [name for name in listed if not name.startswith(other)]
     problems = []
-    for done, name in enumerate(names, start=1):
+    for done, name in enumerate(listed, start=1):
         try:
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != listed[name]:

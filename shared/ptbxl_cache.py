@@ -5,7 +5,7 @@ holds one cache; building or opening another one deletes it, so that the signals
 asked for do not linger. Which records those are, and their labels, is `shared/ptbxl.py`'s.
 
 A source may come with the sha256 that its files must have. One with other files is refused before its signal is
-read, so that nobody's waveform enters under another record's name.
+read, so that nobody's waveform enters under another record's name. A recording is there once: see `copies`.
 
 Layout of `<digest>.samples`: int16 (N, 12, 5000), then JSON (scales, unit, what was left out), then the JSON's
 length in eight bytes. The JSON stands last because it is known last, and a file without it is no cache.
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
 
-VERSION = 2  # of the layout and of how signals are read; part of every digest
+VERSION = 3  # of the layout and of how signals are read; part of every digest
 RECORD_BYTES = len(LEADS) * RECORD_SAMPLES * 2
 
 
@@ -38,6 +39,7 @@ class Source:
     """Where one record's signal comes from."""
 
     name: str  # what messages call it
+    patient: str
     stem: Path  # without suffix
     hz: int
     sha256: str | None = None  # that its files must have (`shared.waveforms.files_digest`); None: whatever is there
@@ -62,6 +64,26 @@ class Cache:
     refused: tuple[Refused, ...]
     unit: str
     files: tuple[str, ...]  # sha256 of each used source's files
+
+
+def copies(known: Sequence[tuple[str, str, str]]) -> dict[int, str]:
+    """Return which of `known`, (record, patient, sha256 of its files), are left out as copies, by place, and why.
+
+    Of copies of one patient the first is kept. Of a recording under two patients none is: nobody can tell whose it is.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, (_, _, sha256) in enumerate(known):
+        places[sha256].append(place)
+    found = {}
+    for same in places.values():
+        owners = {known[place][1] for place in same}
+        for place in same[1:] if len(owners) == 1 else same:
+            other = known[same[1] if place == same[0] else same[0]]
+            found[place] = (
+                f"record {known[place][0]} is the same recording as record {other[0]} of patient {other[1]}, expected "
+                "every recording once; it is left out"
+            )
+    return found
 
 
 def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[int], None] | None = None) -> Cache:
@@ -103,10 +125,12 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
         known = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    current: dict[str, Any] = {}
+    if not isinstance(known, dict) or known.get("version") != VERSION:
+        known = {}
+    current: dict[str, Any] = {"version": VERSION}
     for source in sources:
         header = _header(source)
-        entry = known.get(str(header)) if isinstance(known, dict) else None
+        entry = known.get(str(header))
         if not isinstance(entry, dict) or entry.get("stats") != _stats(header, entry.get("files", ())):
             files = [header.name, *signal_files(header)]
             entry = {"files": files, "stats": _stats(header, files), "sha256": files_digest(header)}
@@ -117,10 +141,10 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
 
 
 def _digest(sources: Sequence[Source], files: Sequence[str]) -> str:
-    """Return the digest of the sources' names, order, rates and files, those expected and those found."""
+    """Return the digest of the sources' names, patients, order, rates and files, those expected and those found."""
     total = hashlib.sha256(f"lethe signals {VERSION}\n".encode())
     for source, found in zip(sources, files, strict=True):
-        total.update(f"{source.name} {source.hz} {source.sha256} {found}\n".encode())
+        total.update(f"{source.name} {source.patient} {source.hz} {source.sha256} {found}\n".encode())
     return total.hexdigest()
 
 
@@ -153,7 +177,11 @@ def _build(sources: Sequence[Source], files: Sequence[str], path: Path, *, progr
         rows: list[int] = []
         refused: list[Refused] = []
         units: dict[str, str] = {}
+        again = copies([(one.name, one.patient, sha256) for one, sha256 in zip(sources, files, strict=True)])
         for row, source in enumerate(sources):
+            if row in again:
+                refused.append(Refused(row, "same recording", again[row]))
+                continue
             waveform = _read(source, row, refused, found=files[row])
             if waveform is not None:
                 file.write(np.ascontiguousarray(waveform.counts, dtype="<i2").tobytes())

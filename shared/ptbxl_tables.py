@@ -28,6 +28,7 @@ REASONS = (
     "missing file",
     "changed since enrolment",
     "not in the table",
+    "same recording",
 )
 
 

@@ -48,25 +48,39 @@ class Waveform:
 
 def signal_files(header: Path) -> tuple[str, ...]:
     """Return the names of the signal files that a header names, without reading them; () when it has none."""
-    try:
-        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return ()
-    signals = [line.split() for line in lines[1:] if line.strip() and not line.startswith("#")]
-    return tuple(dict.fromkeys(words[0] for words in signals if "/" not in words[0] and "\\" not in words[0]))
+    names = (line.partition(" ")[0] for line in _header_lines(header)[1:])
+    return tuple(dict.fromkeys(name for name in names if "/" not in name and "\\" not in name))
 
 
 def files_digest(header: Path) -> str:
-    """Return the sha256 over a header and the signal files it names; a missing file changes it too."""
-    total = hashlib.sha256()
-    for name in (header.name, *signal_files(header)):
+    """Return the sha256 over a header and the signal files it names; a missing file changes it too.
+
+    The names of record and files do not count, nor do comments: a copy under another name is the same recording.
+    """
+    record, *signals = _header_lines(header) or [f"no {header.name}"]
+    names = signal_files(header)
+    number = {name: str(place) for place, name in enumerate(names)}
+    total = hashlib.sha256(record.partition(" ")[2].encode())
+    for line in signals:
+        name, _, about = line.partition(" ")
+        total.update(f"\n{number.get(name, name)} {about}".encode())
+    for name in names:
         try:
             content = (header.parent / name).read_bytes()
-            total.update(f"{name} {len(content)} ".encode())
+            total.update(f"\n{len(content)} ".encode())
             total.update(content)
-        except FileNotFoundError:
-            total.update(f"{name} missing ".encode())
+        except OSError:
+            total.update(f"\n{name} missing".encode())
     return total.hexdigest()
+
+
+def _header_lines(header: Path) -> list[str]:
+    """Return the line of the record and those of its signals; nothing where there is no header that can be read."""
+    try:
+        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
 def read_waveform(stem: Path, *, hz: int, name: str) -> Waveform:
@@ -140,12 +154,13 @@ def _check_size(header: Path, *, name: str) -> None:
         return
     if (size := header.stat().st_size) > MOST_HEADER_BYTES:
         _refuse("unreadable", name, f"has a header of {size} bytes, expected at most {MOST_HEADER_BYTES}")
-    lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    said = [line.split() for line in _header_lines(header)]
     claimed = said[0][1] if said and len(said[0]) > 1 else ""
     if claimed.isdecimal() and (len(claimed) > 9 or int(claimed) > MOST_SIGNALS):
         seen = claimed if len(claimed) <= 12 else f"{claimed[:12]}…"
         _refuse("wrong leads", name, f"has a header that claims {seen} leads, expected {len(LEADS)}")
+    if claimed.isdecimal() and len(said) - 1 != int(claimed):
+        _refuse("wrong leads", name, f"has a header of {len(said) - 1} signals that claims {claimed}, expected as many")
     layouts = [words[1] for words in said[1:] if len(words) > 1]
     if wide := [layout for layout in layouts if re.search(r"[x:]\d", layout)]:
         _refuse(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.rows import counted
 from shared.errors import DataError
 from shared.settings import SUPERCLASSES
 from shared.terminal import progress, show
@@ -52,7 +53,7 @@ def check(
     from shared import ptbxl
 
     index = ptbxl.index(folder, hz=hz)
-    with progress("Verifying checksums", None) as done:
+    with progress("Verifying checksums", ptbxl.listed_files(folder, hz=hz)) as done:
         problems = ptbxl.verify_checksums(folder, hz=hz, progress=done)
     usable, unreadable = _read_all(index)
     _, several = ptbxl.for_task(usable, "single")
@@ -71,8 +72,8 @@ def check(
     show(result, as_json=as_json, render=lambda: _report(result))
     if problems:
         raise DataError(
-            f"{len(problems)} files of {folder} are not what its SHA256SUMS.txt says, expected none "
-            f"({problems[0]}); fetch them again"
+            f"{counted(len(problems), 'problem')} with the checksums of {folder}, expected none: {problems[0]}; "
+            "fetch the files again"
         )
 
 
@@ -97,16 +98,18 @@ def _read_all(index: "Index") -> tuple[list[Any], list["LeftOut"]]:
     """Read every signal once and keep none."""
     from shared import ptbxl
 
-    usable, left_out = [], []
+    usable, left_out, digests = [], [], {}
     with progress("Reading signals", len(index.records)) as done:
         for number, record in enumerate(index.records, start=1):
+            digests[record.id] = ptbxl.record_digest(index.folder, record)
             try:
                 ptbxl.read_signal(index.folder, record)
                 usable.append(record)
             except ptbxl.BadRecord as error:
                 left_out.append(ptbxl.LeftOut(record.id, error.reason, str(error)))
             done(number)
-    return usable, left_out
+    once, again = ptbxl.without_copies(usable, digests)
+    return list(once), [*left_out, *again]
 
 
 def _by_reason(left_out: Iterable["LeftOut"]) -> dict[str, dict[str, Any]]:
@@ -139,7 +142,7 @@ def _report(result: dict[str, Any]) -> "RenderableType":
 
     rows = {
         "records": result["records"],
-        "usable": f"{result['usable']} of {result['patients']} patients, {result['hz']} Hz",
+        "usable": f"{result['usable']}, from {counted(result['patients'], 'patient')}, at {result['hz']} Hz",
         "superclasses": listed(result["superclasses"]),
         "folds": listed(result["folds"]),
     }

@@ -15,7 +15,7 @@ from server.registry import Enrolment, Patient, Registry
 from server.rows import ROLES, Role
 from server.workspace import Workspace
 from shared.errors import DataError
-from shared.ptbxl import LeftOut, Record, for_task, index, record_digest
+from shared.ptbxl import LeftOut, Record, for_task, index, record_digest, without_copies
 from shared.settings import Cohort, Settings
 from simulations.split import Split, split_patients
 
@@ -53,8 +53,9 @@ def enrol_cohort(workspace: Workspace, settings: Settings, *, progress: Progress
     folder, task = workspace.data, settings.general.task
     known = index(folder)
     kept, unfit = for_task(known.records, task)
-    chosen = _choose(folder, kept, settings.cohort, progress=progress)
-    digests = _digests(folder, chosen, progress=progress)
+    digests = _digests(folder, kept, progress=progress)
+    once, again = without_copies(kept, digests)
+    chosen = _choose(folder, once, settings.cohort, progress=progress)
     roles: dict[Role, Sequence[str]] = {
         "wearable": chosen.split.wearables,
         "control": chosen.split.controls,
@@ -73,7 +74,7 @@ def enrol_cohort(workspace: Workspace, settings: Settings, *, progress: Progress
     with Registry.create(workspace.registry_path) as registry:
         registry.remember(FACT, {"task": task, "unit": chosen.unit, "settings": settings.flat()})
         registry.enrol_many(enrolments, before_commit=feeds)
-    left_out = Counter(one.reason for one in (*known.left_out, *unfit, *chosen.left_out))
+    left_out = Counter(one.reason for one in (*known.left_out, *unfit, *again, *chosen.left_out))
     return {
         "data": str(folder),
         "task": task,
@@ -120,11 +121,10 @@ def _drop(of: dict[str, list[Record]], unusable: set[str]) -> None:
             del of[patient]
 
 
-def _digests(folder: Path, chosen: Chosen, *, progress: Progress) -> dict[str, str]:
+def _digests(folder: Path, records: Sequence[Record], *, progress: Progress) -> dict[str, str]:
     """Return the sha256 of every record's files by its id."""
-    records = [record for own in chosen.records.values() for record in own]
     digests = {}
-    with progress("Enrolling records", len(records)) as tell:
+    with progress("Reading records", len(records)) as tell:
         for done, record in enumerate(records, start=1):
             digests[record.id] = record_digest(folder, record)
             tell(done)

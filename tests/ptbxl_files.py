@@ -67,6 +67,14 @@ def replaced(folder, record, old, new):
     header(folder, record).write_text(header(folder, record).read_text().replace(old, new))
 
 
+def copy_record(record, other, *, of: Path, to: Path):
+    """Put a record of one folder in another record's place in a folder, under that one's name."""
+    for suffix in ("hea", "dat"):
+        whole = (of / f"{record.path}.{suffix}").read_bytes()
+        whole = whole.replace(Path(record.path).name.encode(), Path(other.path).name.encode())
+        (to / f"{other.path}.{suffix}").write_bytes(whole)
+
+
 def small_cohort(folder: Path) -> Path:
     """Write four patients, the same ones every time."""
     write_cohort(folder, patients=4, seed=3)

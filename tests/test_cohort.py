@@ -175,7 +175,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
 @pytest.mark.slow
 def test_a_small_network_is_neither_lost_nor_perfect_on_unseen_patients(tmp_path):
     folder = tmp_path / "data"
-    write_cohort(folder, patients=240, seed=0)
+    write_cohort(folder, patients=140, seed=0)
     records, _ = for_task(index(folder).records, "single")
     signals = load(records, folder=folder, cache=tmp_path / "cache")
     new = np.array([record.fold > 7 for record in signals.records])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ptbxl_files import copy_record
 
 from server.enrolment import enrol_patient
 from server.registry import Registry
@@ -192,6 +193,36 @@ def test_recordings_that_are_enrolled_do_not_come_back_under_another_name(tmp_pa
         enrol_patient(workspace, "105", data=data)
 
 
+def test_a_recording_that_is_there_twice_is_enrolled_once_and_one_of_two_patients_never(tmp_path, cohort):
+    data = tmp_path / "data"
+    shutil.copytree(cohort, data)
+    single = [record for record in index(data).records if len(record.superclasses) == 1]
+    of = {patient: [r for r in single if r.patient == patient] for patient in {r.patient for r in single}}
+    twice = max(of.values(), key=len)
+    one, other = [own[-1] for own in of.values() if own is not twice][:2]
+    copy_record(twice[0], twice[1], of=data, to=data)
+    copy_record(one, other, of=data, to=data)
+    workspace, result = enrolled(tmp_path / "home", data)
+    assert result["left_out"]["same recording"] == 3
+    with Registry.open(workspace.registry_path) as registry:
+        held = {row.id for row in registry.records()}
+    assert {twice[0].id, twice[1].id, one.id, other.id} & held == {twice[0].id}
+
+
+def test_a_withdrawn_recording_does_not_come_back_under_another_file_name(tmp_path, workspace, cohort, larger):
+    with Registry.open(workspace.registry_path) as registry:
+        patient = registry.patients("wearable")[0].id
+        gone = registry.records(patient)[0].id
+        registry.withdraw(patient)
+    data = tmp_path / "data"
+    shutil.copytree(larger, data)
+    new = next(r for r in index(data).records if r.patient == "15" and len(r.superclasses) == 1)
+    record = next(r for r in index(cohort).records if r.id == gone)
+    copy_record(record, new, of=cohort, to=data)
+    with pytest.raises(ConsentError, match=rf"a recording of patient 15 is enrolled already.*patient {patient}"):
+        enrol_patient(workspace, "15", data=data)
+
+
 def test_an_unknown_patient_is_refused_with_a_way_out(workspace, larger):
     with pytest.raises(UsageError, match="--data names another folder"):
         enrol_patient(workspace, "nobody")
@@ -251,3 +282,4 @@ def test_the_excerpts_of_ptb_xl_are_enrolled(tmp_path, name, unit):
         result = enrol_cohort(workspace, Settings(), progress=silent)
     assert (result["unit"], result["patients"]["wearable"], result["patients"]["control"]) == (unit, 24, 24)
     assert result["patients"]["corpus"] > 250
+    assert result["left_out"].get("same recording", 0) == (3 if name == "ptbxl-mini" else 0)

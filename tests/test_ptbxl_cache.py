@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ptbxl_files import changed_sample, counts_of, rewrite, room_for, small_cohort
+from hypothesis import given
+from hypothesis import strategies as st
+from ptbxl_files import changed_sample, copy_record, counts_of, rewrite, room_for, small_cohort
 
 from shared.errors import DataError, UsageError, WorkspaceError
 from shared.ptbxl import index, load, read_signal
+from shared.ptbxl_cache import copies
 from shared.settings import SUPERCLASSES
 
 
@@ -136,3 +140,30 @@ def test_a_second_start_loads_nothing_that_reads_or_filters_signals(data, tmp_pa
     load(index(data), folder=data, cache=tmp_path)
     command = [sys.executable, "-c", program, str(data), str(tmp_path)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+
+known = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyzuvw")), max_size=12)
+
+
+@given(known)
+def test_a_recording_is_kept_once_if_it_is_one_patient_s_and_never_if_it_is_two_s(pairs):
+    rows = [(str(place), patient, sha256) for place, (patient, sha256) in enumerate(pairs)]
+    again = copies(rows)
+    for sha256 in {row[2] for row in rows}:
+        places = [place for place, row in enumerate(rows) if row[2] == sha256]
+        owners = {rows[place][1] for place in places}
+        kept = [place for place in places if place not in again]
+        assert kept == (places[:1] if len(owners) == 1 else [])
+    for place, why in again.items():
+        assert f"record {place} is the same recording as record " in why
+        assert f"same recording as record {place} " not in why
+
+
+def test_a_copy_gets_no_place_in_the_cache(data, tmp_path):
+    first, second, *_ = records = index(data).records
+    copy = replace(second, patient=first.patient)
+    copy_record(first, second, of=data, to=data)
+    signals = load([first, copy, *records[2:]], folder=data, cache=tmp_path / "cache")
+    assert [(one.record, one.reason) for one in signals.left_out] == [(second.id, "same recording")]
+    assert f"the same recording as record {first.id} of patient {first.patient}" in signals.left_out[0].detail
+    assert signals.records == (first, *records[2:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptbxl_files import change_rows, changed_sample, counts_of, header, replaced, rewrite, small_cohort
+from ptbxl_files import change_rows, changed_sample, copy_record, counts_of, header, replaced, rewrite, small_cohort
 
 from shared.ptbxl import BadRecord, index, load, read_signal, record_digest
 from shared.settings import LEADS
@@ -142,8 +142,8 @@ BAD = {
     "a file elsewhere": (lambda f, r: replaced(f, r, "00001_hr.dat", "../x.dat"), "unreadable", "cannot be read"),
     "a missing signal line": (
         lambda f, r: header(f, r).write_text("\n".join(header(f, r).read_text().splitlines()[:-1])),
-        "unreadable",
-        "120000 bytes in 00001_hr.dat, expected 110000",
+        "wrong leads",
+        "has a header of 11 signals that claims 12, expected as many",
     ),
 }
 
@@ -166,6 +166,27 @@ def test_a_bad_record_is_refused_with_what_was_seen_and_left_out_with_the_reason
 def test_a_bad_record_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(BadRecord("record 1 has ...", "blank lead")))
     assert (str(error), error.reason, error.exit_code) == ("record 1 has ...", "blank lead", 5)
+
+
+def test_a_header_may_begin_with_a_comment(data):
+    record = index(data).records[0]
+    before = read_signal(data, record)[0]
+    header(data, record).write_text("# of another hospital\n\n" + header(data, record).read_text())
+    assert np.array_equal(read_signal(data, record)[0], before)
+
+
+def test_a_copy_under_another_name_is_the_same_recording(data):
+    record, other, *_ = index(data).records
+    copy_record(record, other, of=data, to=data)
+    header(data, other).write_text("# copied\n" + header(data, other).read_text())
+    assert record_digest(data, record) == record_digest(data, other)
+
+
+def test_two_records_without_files_are_no_copies(data):
+    record, other, *_ = index(data).records
+    for one in (record, other):
+        header(data, one).unlink()
+    assert record_digest(data, record) != record_digest(data, other)
 
 
 def test_the_digest_of_a_record_changes_with_any_of_its_files(data):
