@@ -5,7 +5,6 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 """
 
 import traceback
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +16,11 @@ from flwr.serverapp import Grid, ServerApp
 from server import phases, results, roll_call
 from server.corpus import open_corpus
 from server.forgotten import unname
-from server.general import Trained, is_stale, train_general
+from server.general import PUBLIC_ROLES, Trained, is_stale, train_while_consented
 from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
-from server.rows import DUE, Role
+from server.rows import DUE
 from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
@@ -33,14 +32,12 @@ from shared.version import code_version
 
 app = ServerApp()
 
-PUBLIC_ROLES: tuple[Role, ...] = ("corpus", "control")
-
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what is due in the workspace that the run configuration names."""
     values = dict(context.run_config)
-    home, name = Path(str(values.pop("home"))), str(values.pop("run"))
+    home, name, nodes = Path(str(values.pop("home"))), str(values.pop("run")), int(values.pop("devices"))
     if not home.is_absolute():
         raise UsageError(f'home is {str(home)!r}, expected the absolute path of a workspace: home="/path/to/it"')
     workspace = Workspace.open(home)
@@ -49,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         settings = Settings().with_values(values)
         with workspace.lock(f"run {name}"), Registry.open(workspace.registry_path) as registry:
-            execute(Run(name, grid, workspace, registry, settings, progress))
+            execute(Run(name, grid, workspace, registry, settings, progress, nodes=nodes))
     except LetheError as error:
         progress.end(error=str(error), exit_code=error.exit_code, traceback=traceback.format_exc())
         raise
@@ -84,13 +81,14 @@ def execute(run: Run) -> None:
 
 
 def meet(run: Run) -> None:
-    """Learn which device is behind which node."""
+    """Learn which device is behind which node; a patient who has enrolled since the start waits for the next run."""
     slots = [patient.slot for patient in run.registry.patients("wearable") if patient.slot is not None]
     if not slots:
         raise RunError("no patient with a wearable is enrolled; add one with `lethe patients add`")
+    expected = min(max(slots) + 1, run.nodes) if run.nodes else max(slots) + 1
     with run.progress.phase("directory"):
         run.devices = roll_call.directory(
-            run.grid, run=run.name, expected=max(slots) + 1, code=code_version(), answer_s=run.answer_s
+            run.grid, run=run.name, expected=expected, code=code_version(), answer_s=run.answer_s
         )
 
 
@@ -105,7 +103,7 @@ def refresh(run: Run) -> Trained:
         withdrawn = run.registry.withdrawn(PUBLIC_ROLES)
         trained = _train(run, withdrawn)
         unlearn(run, only_new=True)
-        if trained is None or is_stale(run.workspace, run.registry, run.settings):
+        if trained is None or is_stale(run.workspace, run.registry, run.settings):  # while others were unlearnt
             continue
         passed_over = personalise(run, trained, withdrawn)
         unlearn(run, only_new=True)
@@ -113,27 +111,15 @@ def refresh(run: Run) -> Trained:
             return trained
 
 
-class _Withdrawn(Exception):
-    """A patient of the corpus, or a control, has withdrawn while the general model was being trained."""
-
-
 def _train(run: Run, withdrawn: int) -> Trained | None:
-    """Train the general model, or return None once an epoch ends on records without consent.
+    """Train the general model, or return None where somebody's records in it were withdrawn meanwhile.
 
     Args:
         run: whose settings and registry.
         withdrawn: public records that were withdrawn before the choice of records.
     """
     with run.progress.phase("general") as tell:
-
-        def watch(done: int, epochs: int) -> None:
-            tell(done, epochs)
-            if run.registry.withdrawn(PUBLIC_ROLES) > withdrawn:
-                raise _Withdrawn
-
-        with suppress(_Withdrawn):
-            return train_general(run.workspace, run.registry, run.settings, tell=watch)
-    return None
+        return train_while_consented(run.workspace, run.registry, run.settings, tell=tell, withdrawn=withdrawn)
 
 
 def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:

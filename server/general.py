@@ -7,6 +7,7 @@ not trained again.
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from server.corpus import Corpus, open_corpus, segments_of
 from server.crops import Rows
 from server.learning import Tell, fit_general
 from server.registry import Registry
+from server.rows import Role
 from server.templates import template
 from server.versions import is_whole, keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
@@ -30,6 +32,9 @@ from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Signals
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, Settings
 from shared.training import Examples, apply, device_for_training
+
+PUBLIC_ROLES: tuple[Role, ...] = ("corpus", "control")
+LOOK_S = 0.5  # between looks at the registry while it trains
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,47 @@ class Trained:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def train_general(workspace: Workspace, registry: Registry, settings: Settings, *, tell: Tell) -> Trained:
+class _Withdrawn(Exception):
+    """A patient of the corpus, or a control, has withdrawn while the general model was being trained."""
+
+
+def train_while_consented(
+    workspace: Workspace, registry: Registry, settings: Settings, *, tell: Tell, withdrawn: int
+) -> Trained | None:
+    """Train and publish the general model as `train_general` does, or return None once it learns from what it may not.
+
+    Args:
+        workspace: where it is kept.
+        registry: which records may be used; asked again every half second.
+        settings: what to train and which public segments go with it.
+        tell: told epochs done and in all.
+        withdrawn: public records that were withdrawn before the choice of records.
+    """
+    looked = time.monotonic()
+
+    def watch() -> None:
+        nonlocal looked
+        if time.monotonic() - looked < LOOK_S:
+            return
+        looked = time.monotonic()
+        if registry.withdrawn(PUBLIC_ROLES) > withdrawn:
+            raise _Withdrawn
+
+    try:
+        trained = train_general(workspace, registry, settings, tell=tell, watch=watch)
+    except _Withdrawn:
+        return None
+    return None if is_stale(workspace, registry, settings) else trained
+
+
+def train_general(
+    workspace: Workspace,
+    registry: Registry,
+    settings: Settings,
+    *,
+    tell: Tell,
+    watch: Callable[[], None] = lambda: None,
+) -> Trained:
     """Train and publish the general model, or find the one of the same lineage.
 
     Args:
@@ -57,6 +102,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         registry: which records may be used; the model is entered there.
         settings: what to train and which public segments go with it.
         tell: told epochs done and in all.
+        watch: called after every step; what it raises ends the training.
     """
     corpus = open_corpus(workspace, registry, settings)
     lineage = lineage_of(corpus.signals, settings)
@@ -65,7 +111,7 @@ def train_general(workspace: Workspace, registry: Registry, settings: Settings, 
         told = json.loads((known / "curves.json").read_text())
         return Trained(known.name, True, told, corpus.signals.left_out)
     began = time.perf_counter()
-    model, curves = fit_general(corpus, settings.general, tell=tell)
+    model, curves = fit_general(corpus, settings.general, tell=tell, watch=watch)
     seconds = time.perf_counter() - began
     package = Package(to_bytes(model), template(model), public_segments(model, corpus, settings).to_bytes())
     record = {

@@ -40,6 +40,7 @@ class Run:
     """One run of the work that is due, and what it has found so far.
 
     Attributes:
+        nodes: how many SuperNodes there are; 0: one for every patient who has a device when the run begins.
         devices: slot -> node and identity.
         personal, probes: what the devices answered, by slot.
         withdrawals: what was acknowledged, by job.
@@ -58,6 +59,7 @@ class Run:
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
     answer_s: float = phases.ANSWER_S
+    nodes: int = 0
 
     def barred(self, job: Job) -> tuple[str, ...]:
         """Return the patient's records without consent that this job does not name, but another one."""

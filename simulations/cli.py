@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that `lethe --help` is quick.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -35,7 +36,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command()(compare)
 app.add_typer(audit, name="audit")
 app.add_typer(data, name="data")
 app.add_typer(patients, name="patients")
@@ -44,7 +44,6 @@ app.add_typer(devices, name="devices")
 app.add_typer(ledger, name="ledger")
 app.add_typer(certificate, name="certificate")
 app.add_typer(keys, name="keys")
-app.command()(paper)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -166,7 +165,7 @@ def _conclude(result: dict[str, Any], *, as_json: bool) -> None:
 @app.command()
 def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: Json = False) -> None:
     """Train the general model on the corpus, without any device; a run does this by itself."""
-    from server.general import train_general
+    from server.general import PUBLIC_ROLES, train_while_consented
     from server.registry import Registry
     from server.workspace import Workspace
     from shared.terminal import progress
@@ -180,7 +179,15 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
         Registry.open(workspace.registry_path) as registry,
         progress("training the general model", settings.general.epochs) as tell,
     ):
-        trained = train_general(workspace, registry, settings, tell=lambda done, _: tell(done))
+        trained = None
+        while trained is None:  # somebody withdrew meanwhile
+            trained = train_while_consented(
+                workspace,
+                registry,
+                settings,
+                tell=lambda done, _: tell(done),
+                withdrawn=registry.withdrawn(PUBLIC_ROLES),
+            )
     left_out = dict(Counter(one.reason for one in trained.left_out))
     result = {**trained.record, "reused": trained.reused, "left_out": left_out}
     record = result["metrics"]["record"]
@@ -207,6 +214,10 @@ def report(
     show({"run": folder.name, "report": str(page)}, as_json=as_json, render=lambda: str(page))
 
 
+app.command()(compare)
+app.command()(paper)
+
+
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code (`shared/errors.py`)."""
     _open_streams()
@@ -220,7 +231,10 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give a stdout or stderr that is closed (`lethe ... >&-`) the null device, or a database would get its number."""
+    """Give a stdout or stderr that is closed (`lethe ... >&-`) the null device, or a database would get its number.
+
+    What an encoding other than UTF-8 cannot say is printed as "?".
+    """
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_WRONLY)
@@ -228,6 +242,8 @@ def _open_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, os.fdopen(number, "w"))
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _invoke(arguments: list[str]) -> int:

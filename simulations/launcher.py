@@ -55,7 +55,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
     unfinished = state.with_suffix(".tmp")
     try:
         with _only_one(workspace), signals_interrupt(), superlink(workspace) as link:
-            _write_config(config, {"home": str(workspace.home), "run": name, **settings.flat()})
+            _write_config(config, {"home": str(workspace.home), "run": name, "devices": slots, **settings.flat()})
             state.write_text("{}")  # there is room to tell, in this file, that there is no room left
             run_id = _submit(link, config, slots=slots)
             _follow(link, run_id, state, on_state)

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UsageError
+from shared.errors import UsageError, WorkspaceError
 from shared.files import write_atomically
 from shared.settings import Settings
 
 FOLDER = Path(__file__).parent
+NO_SETTINGS = ("home", "run", "devices")  # in a run configuration beside them
 FILE = "settings.toml"  # in the workspace; also what `flwr run --run-config` takes
 
 
@@ -30,9 +31,16 @@ def scenario(name: str) -> Settings:
 
 
 def of_workspace(home: Path) -> Settings:
-    """Return the settings that a workspace was made with."""
-    values = _read(home / FILE)
-    return Settings().with_values({key: value for key, value in values.items() if key not in ("home", "run")})
+    """Return the settings that a workspace was made with.
+
+    Raises:
+        WorkspaceError: its file is missing or damaged.
+    """
+    try:
+        values = _read(home / FILE)
+        return Settings().with_values({key: value for key, value in values.items() if key not in NO_SETTINGS})
+    except UsageError as error:
+        raise WorkspaceError(f"{error}; put the workspace's own file back, from a backup") from error
 
 
 def keep(settings: Settings, *, home: Path, folder: Path) -> None:

@@ -74,13 +74,15 @@ class Fleet:
     def close(self) -> None:
         self.registry.close()
 
-    def run(self, settings: Settings | None = None) -> Run:
-        """Do what is due, as the ServerApp does."""
+    def run(self, settings: Settings | None = None, *, nodes: int = 0) -> Run:
+        """Do what is due, as the ServerApp does that was told how many nodes there are."""
         name = f"run-{self._runs}"
         self._runs += 1
         progress = Progress(self.workspace.flower / f"{name}.json")
         settings = settings or self.settings
-        run = Run(name, self.grid, self.workspace, self.registry, settings, progress, answer_s=self.answer_s)
+        run = Run(
+            name, self.grid, self.workspace, self.registry, settings, progress, answer_s=self.answer_s, nodes=nodes
+        )
         execute(run)
         return run
 

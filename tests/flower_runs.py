@@ -20,7 +20,7 @@ from simulations.cohort import write_cohort
 from simulations.processes import HOME_MARK, marked
 
 CHECKOUT = Path(__file__).parent.parent
-LETHE = "import sys; sys.argv[0] = 'lethe'; from simulations.cli import main; main()"
+LETHE = "import sys; sys.argv[0] = 'lethe'; from simulations.entry import main; main()"
 # A budget of 1 accepts every copy, of a general model that has learnt little.
 TINY = Settings().with_values(
     {

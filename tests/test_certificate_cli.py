@@ -79,7 +79,7 @@ def elsewhere(hospital, tmp_path) -> Path:
 
 
 def test_a_machine_with_the_public_key_alone_accepts_it(elsewhere):
-    program = "import sys; from simulations.cli import main; sys.argv[0] = 'lethe'; main()"
+    program = "import sys; from simulations.entry import main; sys.argv[0] = 'lethe'; main()"
     given = "certificate verify certificate.json --key signing.pub.pem --bundle bundle.onnx --model model.safetensors"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "LETHE_HOME": str(elsewhere / "none")}
     done = subprocess.run(

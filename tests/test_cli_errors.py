@@ -1,5 +1,7 @@
 """What a person at the terminal gets when something is wrong: one line, the right exit code, no traceback."""
 
+import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -37,6 +39,39 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cohort(folder / "data", patients=12, seed=0)
     settings = scenarios.scenario("quickstart").with_values({"cohort.wearables": 2, "cohort.controls": 2})
     return main_job.prepare(folder / "home", data=folder / "data", settings=settings)[0].home
+
+
+def test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_too():
+    program = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+class Interrupt(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "simulations.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+from simulations.entry import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "--help"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: interrupted; nothing is half done, run the command again\n"
+
+
+def test_a_terminal_of_few_letters_gets_question_marks_and_no_error(home):
+    done = lethe("patients", "list", "--home", str(home), env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0, done.stderr
+    assert "wearable" in done.stdout
+
+
+def test_a_workspace_without_its_settings_says_what_to_put_back(home, tmp_path):
+    broken = shutil.copytree(home, tmp_path / "home")
+    (broken / "settings.toml").unlink()
+    done = lethe("train", "--home", str(broken))
+    assert done.returncode == 1
+    assert "settings.toml" in done.stderr
+    assert "put the workspace's own file back" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_lethe_itself_exits_with_5_and_one_clear_line_on_stderr(tmp_path):
-    program = "from simulations.cli import main; main()"
+    program = "from simulations.entry import main; main()"
     words = [sys.executable, "-c", program, "data", "check", str(tmp_path / "nowhere")]
     result = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (result.returncode, result.stdout) == (5, "")

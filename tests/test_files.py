@@ -1,12 +1,14 @@
 """Files and folders that are there whole or not at all, also after a kill."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from shared.files import folder_beside
+from shared.files import flush_folder, folder_beside, write_atomically
 
 BUILDER = """
 import sys, time
@@ -54,3 +56,35 @@ def test_other_places_are_left_alone(tmp_path):
     other.mkdir()
     with folder_beside(tmp_path / "data [1]"):
         assert other.exists()
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[tuple[str, str]]:
+    """What is flushed to the disk and what is renamed, in order, by the names that things have at that moment."""
+    found: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(descriptor):
+        found.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def renamed(self, target):
+        found.append(("rename", Path(target).name))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_function_returns(tmp_path, told):
+    write_atomically(tmp_path / "state.json", b"{}")
+    (first, name), second, third = told
+    assert first == "fsync"
+    assert name.startswith(".state.json.")
+    assert (second, third) == (("rename", "state.json"), ("fsync", tmp_path.name))
+
+
+def test_a_removal_is_durable_once_its_folder_is_flushed(tmp_path, told):
+    flush_folder(tmp_path)
+    assert told == [("fsync", tmp_path.name)]

@@ -18,6 +18,7 @@ import client.app
 from client.sensor import Feed
 from client.store import Store
 from server import app as server_app
+from server.enrolment import enrol_patient
 from server.rows import DUE, Patient
 from shared.errors import DataError, LetheError, RunError, UsageError
 from shared.messages import Identity, PersonaliseReply, UnlearnReply, UnlearnRequest, Whoami, read, write
@@ -25,6 +26,7 @@ from shared.package import Package
 from shared.ptbxl import index
 from shared.version import code_version
 from simulations import summary
+from simulations.cohort import write_cohort
 
 WITHDRAWALS = {"unlearning.methods": "finetune,exact", "unlearning.rehearsals": 2}
 
@@ -668,3 +670,13 @@ def test_a_feed_that_is_missing_or_damaged_is_said(tmp_path):
     with pytest.raises(DataError, match="enrol the patient again"):
         Feed.open(tmp_path / "0.json")
     assert Store(tmp_path / "device").state.model == ""
+
+
+def test_a_patient_who_enrols_while_a_run_starts_waits_for_the_next_one(fleet, tmp_path):
+    """The launcher has counted the devices by then, and no more of them will come."""
+    write_cohort(tmp_path / "more", patients=40, seed=5)
+    new = next(r for r in index(tmp_path / "more").records if int(r.patient) > 30 and len(r.superclasses) == 1)
+    added = enrol_patient(fleet.workspace, new.patient, data=tmp_path / "more")
+    assert added.slot == len(fleet.wearers()) - 1
+    run = fleet.run(nodes=added.slot)
+    assert sorted(run.personal) == list(range(added.slot))

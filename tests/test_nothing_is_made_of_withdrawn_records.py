@@ -1,5 +1,6 @@
 """From a withdrawal on nothing is made of its records, also while another job of the patient is carried out."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,16 +9,19 @@ from fleet import TINY
 from local_grid import FIRST_NODE
 from test_auditing import audit_of, verify_of
 from test_forgetting import MIDDLE, NEW, OLD, personalised, request
+from typer.testing import CliRunner
 
 from client import auditing
 from client.auditing import audit, verify
 from client.forgetting import forget
-from server import app, general, phases
+from server import general, phases
 from server.run import Run
 from shared import shadows
 from shared.messages import PERSONALISE, PersonaliseRequest, read
 from shared.package import Package
 from shared.unlearning import exact
+from simulations import scenarios
+from simulations.cli import app as cli
 
 
 @pytest.fixture
@@ -93,23 +97,42 @@ def test_a_device_that_was_stopped_before_using_a_new_version_trains_on_neither(
     assert "remade" in reply.reason
 
 
-def test_training_stops_when_a_corpus_patient_withdraws(fleet, monkeypatch):
-    epochs: list[int] = []
-    patient = fleet.registry.patients("corpus")[0]
+@pytest.fixture
+def epochs(fleet, monkeypatch) -> list[int]:
+    """The epochs that are told; a corpus patient withdraws at the end of the first one."""
+    found: list[int] = []
+    train = general.train_general
 
-    def watched(workspace, registry, settings, *, tell):
+    def watched(workspace, registry, settings, *, tell, watch):
         def told(done, of):
-            epochs.append(done)
-            if len(epochs) == 1:
-                fleet.registry.withdraw(patient.id)
+            found.append(done)
+            if len(found) == 1:
+                fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
             tell(done, of)
 
-        return general.train_general(workspace, registry, settings, tell=told)
+        return train(workspace, registry, settings, tell=told, watch=watch)
 
-    monkeypatch.setattr(app, "train_general", watched)
+    monkeypatch.setattr(general, "train_general", watched)
+    monkeypatch.setattr(general, "LOOK_S", 0.0)
+    return found
+
+
+def test_training_stops_when_a_corpus_patient_withdraws(fleet, epochs):
     run: Run = fleet.run(fleet.settings.with_values({"general.seed": 7, "general.epochs": 3}))
-    assert epochs == [1, 1, 2, 3]  # the first training ended with its first epoch
+    assert epochs == [1, 1, 2, 3]  # the first training ended with the next step
     assert run.personal
+
+
+def test_the_command_that_trains_stops_and_begins_again_without_the_patient(fleet, epochs):
+    settings = fleet.settings.with_values({"general.seed": 7, "general.epochs": 3})
+    scenarios.keep(settings, home=fleet.workspace.home, folder=fleet.workspace.home)
+    done = CliRunner().invoke(cli, ["train", "--home", str(fleet.workspace.home), "--json"])
+    assert done.exit_code == 0, done.output
+    assert epochs == [1, 1, 2, 3]
+    (folder,) = fleet.workspace.models.iterdir()
+    assert folder.name == json.loads(done.stdout)["digest"]
+    kept = sum(len(fleet.registry.records(role=role)) for role in ("corpus", "control"))
+    assert json.loads((folder / "lineage.json").read_text())["records"] == kept
 
 
 def test_a_model_is_sent_to_no_further_device_once_a_corpus_patient_withdraws(fleet, monkeypatch):

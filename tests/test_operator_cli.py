@@ -245,6 +245,28 @@ def test_jobs_are_listed_and_shown_with_every_step(lethe, home):
     assert [step["state"] for step in result["steps"]] == ["REQUESTED", "DISPATCHED"]
     assert result["job"]["method"] == "exact"
     assert "run: r1" in lethe("jobs", "show", job["id"])
+
+
+def test_a_job_that_was_audited_is_shown_on_one_screen(lethe, home):
+    lethe("patients", "withdraw", "7", "--record", "71", "--yes")
+    (job,) = json.loads(lethe("jobs", "list", "--json"))["jobs"]
+    look = {"after": {"n": 16, "verdict": "INCONCLUSIVE", "scores": [{"auc": 0.5}] * 20}}
+    kept = {"method": "exact", "found": [look], "unusable": "", "unmeasured": ""}
+    erased = {"erased": ["recordings/1.npz", "model.safetensors"], "before": "b" * 64, "after": "a" * 64, "note": ""}
+    verdict = {"verdict": "PASS", "words": "…" * 500, "scores": [0.1] * 500}
+    with registry_of(home) as registry:
+        registry.advance(job["id"], "DISPATCHED", detail={"method": "exact", "audit": kept})
+        registry.advance(job["id"], "UNLEARNED", detail=erased | {"acknowledged_at": "2026-01-01T00:00:00"})
+        registry.advance(job["id"], "AUDITED", detail={"verdict": verdict})
+        registry.advance(job["id"], "CERTIFIED", detail={"certificate": {"file": "1.json", "sha256": "c" * 64}})
+    printed = lethe("jobs", "show", job["id"])
+    assert len(printed.splitlines()) < 24
+    assert max(map(len, printed.splitlines())) <= 80
+    told = " ".join(printed.split())
+    for words in ("16 copies an arm: INCONCLUSIVE", "erased: 2 files", "model before: bbbbbbb", "model now: aaaaaaa"):
+        assert words in told
+    for words in ("verdict: PASS", "certificate: 1.json"):
+        assert words in told
     with pytest.raises(UsageError, match="lethe jobs list"):
         lethe("jobs", "show", "j-0")
 

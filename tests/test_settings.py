@@ -45,7 +45,7 @@ def test_an_unknown_setting_names_the_one_that_is_near():
 def test_flower_s_configuration_holds_exactly_the_defaults():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     found = dict(flat(config))
-    assert (found.pop("home"), found.pop("run")) == ("", "")
+    assert [found.pop(name) for name in scenarios.NO_SETTINGS] == ["", "", 0]
     assert found == FLAT
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in FLAT.items()}
 

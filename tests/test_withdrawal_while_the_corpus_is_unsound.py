@@ -54,12 +54,14 @@ def test_a_withdrawal_during_training_is_given_account_of(used, monkeypatch, rem
     if remade:
         used.registry.withdraw(used.registry.patients("corpus")[0].id)
 
+    train = general.train_general
+
     def withdrawn_meanwhile(*args, **kwargs):
-        trained = general.train_general(*args, **kwargs)
+        trained = train(*args, **kwargs)
         used.registry.withdraw(wearer.id, records=[record])
         return trained
 
-    monkeypatch.setattr("server.app.train_general", withdrawn_meanwhile)
+    monkeypatch.setattr(general, "train_general", withdrawn_meanwhile)
     run = used.run()
     ((job, reply),) = run.unlearned
     assert job.state == "CERTIFIED"
