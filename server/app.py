@@ -234,7 +234,7 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "created": began.isoformat(timespec="seconds"),
             "code_version": code_version(),
             "settings": run.settings.flat(),
-            "data": results.describe_data(run.workspace, corpus, run.personal.values(), run.settings),
+            "data": results.describe_data(run.workspace, run.registry, corpus, run.personal.values(), run.settings),
             "split": results.describe_split(run.registry),
             "general": results.describe_general(trained),
             "personal": results.describe_personal(run.personal, pseudonyms, trained.digest),

@@ -3,6 +3,8 @@
 Each opens the workspace, asks the registry, and shows the answer. Nothing heavy is imported before a command runs.
 """
 
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,12 @@ PatientId = Annotated[str, typer.Argument(help="The patient's id in the data.", 
 HOME = Path("lethe-home")
 
 
+def run_command(home: Path) -> str:
+    """Return the command that does what is due in this workspace, as it is to be typed here."""
+    usual = Path(os.environ.get("LETHE_HOME", HOME))
+    return "lethe run" if home == usual else f"lethe run --home {shlex.quote(str(home))}"
+
+
 @contextmanager
 def _registry(home: Path) -> Iterator["Registry"]:
     from server.registry import Registry
@@ -58,7 +66,7 @@ def add_patient(
         note(f"record {one.record} is left out, {one.reason}: {one.detail}")
     text = (
         f"Patient {added.id} (pseudonym {added.pseudonym}) wears device {added.slot}: "
-        f"{counted(added.records, 'record')}.\nThe next `lethe run` makes the personal model."
+        f"{counted(added.records, 'record')}.\nThe next `{run_command(home)}` makes the personal model."
     )
     show({"patient": asdict(added), "left_out": _dicts(left_out)}, as_json=as_json, render=lambda: text)
 
@@ -146,7 +154,7 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
         covering = registry.withdraw(patient, records=named)
         events = registry.events(patient)
         who = registry.patient(patient)
-    next_step = _next_step(who, covering)
+    next_step = _next_step(who, covering, home)
     changed = len(events) > before
     taken = [event for event in events if event.kind == "withdrawn" and (wanted is None or wanted & set(event.records))]
     event = taken[-1] if taken else None  # a forgotten patient's events are nobody's
@@ -182,13 +190,16 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
         raise typer.Exit(1)
 
 
-def _next_step(patient: Patient, covering: Sequence[Job]) -> str:
+def _next_step(patient: Patient, covering: Sequence[Job], home: Path) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
-        return f"The next `lethe run` tells device {patient.slot}; no run trains on these records any more."
+        return (
+            f"The next `{run_command(home)}` has device {patient.slot} erase them and unlearn. No model is made of "
+            "them any more, except copies that the device compares for the evidence, and drops, before it erases."
+        )
     if covering:
         return "The device has forgotten them already."
     if patient.role == "corpus":
-        return "The next `lethe run` trains a general model without these records."
+        return f"The next `{run_command(home)}` trains a general model without these records."
     return "No run uses these records any more."
 
 

@@ -76,16 +76,18 @@ def _audit(run: Run, jobs: Sequence[Job], before: dict[str, Looks]) -> dict[str,
     """Look at what nobody has looked at, and a second time where one look refutes an exact method."""
     first = [job for job in jobs if not before[job.id].found]
     found = {job.id: before[job.id] for job in jobs}
-    if not (first or _doubted(found, jobs)):
-        return found
-    with run.progress.phase("audit") as tell:
+    if first:
         ladder = parse_methods(run.settings.unlearning.methods)
-        for job, request, answer in _ask(run, first, tell, methods=ladder, copies=run.settings.audit.copies, number=0):
+        with run.progress.phase("audit") as tell:
+            answers = _ask(run, first, tell, methods=ladder, copies=run.settings.audit.copies, number=0)
+        for job, request, answer in answers:
             found[job.id] = _first(run, job, found[job.id], request, answer)
-        again = _doubted(found, jobs)
+    if again := _doubted(found, jobs):
         methods = sorted({found[job.id].method for job in again})  # the others are not in question any more
         more = CONFIRMATION * run.settings.audit.copies
-        for job, request, answer in _ask(run, again, tell, methods=methods, copies=more, number=1):
+        with run.progress.phase("audit again") as tell:
+            answers = _ask(run, again, tell, methods=methods, copies=more, number=1)
+        for job, request, answer in answers:
             found[job.id] = _second(found[job.id], request, answer)
     return found
 

@@ -44,6 +44,7 @@ PHASES = {
     "personalise": "Personalise every device",
     "probe": "Probe general and personal models",
     "audit": "Audit with copies",
+    "audit again": "Audit again, with more copies",
     "unlearn": "Unlearn and erase",
     "verify": "Verify after the erasure",
     "result": "Write the results",

@@ -23,7 +23,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 _N = (float, None)  # a number that may be missing: nothing was held out, or nothing could be computed
 _METRICS = {"n": int, "accuracy": _N, "macro_f1": _N, "macro_auc": _N}
-_PART = {"patients": int, "records": int}
+_PART = {"patients": int, "records": int, "withdrawn": int}
 _ACCURACY = {"n": int, "general": _N, "personal": _N, "unlearned": _N}
 _BEFORE_AFTER = {"segments": int, "before": [_N], "after": [_N]}
 _GROUP = {

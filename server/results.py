@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.corpus import Corpus, record_of
+from server.enrolment import FACT
 from server.general import Trained
 from server.paper_probe import difference, summarise
 from server.pictures import FIGURES, packed
@@ -33,12 +34,13 @@ EXAMPLE_EPSILON_SD = 0.1  # strength of the attack in the picture of a waveform,
 
 
 def describe_data(
-    workspace: Workspace, corpus: Corpus, personal: Iterable[PersonaliseReply], settings: Settings
+    workspace: Workspace, registry: Registry, corpus: Corpus, personal: Iterable[PersonaliseReply], settings: Settings
 ) -> dict[str, Any]:
-    """Return what the run's data were and what was left out of them, with counts."""
+    """Return what the run's data were and what was left out of them, with counts; also what was not even enrolled."""
     found = index(workspace.data)
     usable, other = for_task(found.records, settings.general.task)
     left_out = Counter(one.reason for one in (*found.left_out, *other, *corpus.signals.left_out))
+    left_out.update((registry.recall(FACT) or {}).get("left_out", {}))
     for reply in personal:
         left_out.update(reply.left_out or {})
     return {
@@ -52,12 +54,16 @@ def describe_data(
 
 
 def describe_split(registry: Registry) -> dict[str, Any]:
-    """Return patients and records of each role as they were enrolled, withdrawn ones included."""
+    """Return each role's patients and records that consent now allows, and how many records have been withdrawn."""
     parts: dict[str, Role] = {"corpus": "corpus", "wearables": "wearable", "controls": "control"}
     found = {}
     for name, role in parts.items():
-        rows = registry.records(role=role, consented_only=False)
-        found[name] = {"patients": len({row.patient for row in rows}), "records": len(rows)}
+        rows = registry.records(role=role)
+        found[name] = {
+            "patients": len({row.patient for row in rows}),
+            "records": len(rows),
+            "withdrawn": registry.withdrawn([role]),
+        }
     return found
 
 

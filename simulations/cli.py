@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from server.certificate_cli import certificate, keys
-from server.cli import devices, jobs, patients
+from server.cli import devices, jobs, patients, run_command
 from server.ledger_cli import ledger
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
@@ -87,7 +87,7 @@ def init(
         split = describe_split(registry)
     lines = [f"{part:<10}{n['patients']:>7} patients{n['records']:>8} records" for part, n in split.items()]
     left_out = ", ".join(f"{count} {reason}" for reason, count in found["left_out"].items()) or "none"
-    lines += [f"records left out: {left_out}", f"workspace: {workspace.home}", "next: lethe run"]
+    lines += [f"records left out: {left_out}", f"workspace: {workspace.home}", f"next: {run_command(home)}"]
     result = {"home": str(workspace.home), **split, "left_out": found["left_out"]}
     show(result, as_json=as_json, render=lambda: "\n".join(lines))
 

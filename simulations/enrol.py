@@ -72,7 +72,10 @@ def enrol_cohort(workspace: Workspace, settings: Settings, *, progress: Progress
             write_feed(workspace, patient, folder=folder, records=chosen.records[patient.id], digests=digests)
 
     with Registry.create(workspace.registry_path) as registry:
-        registry.remember(FACT, {"task": task, "unit": chosen.unit, "settings": settings.flat()})
+        not_enrolled = Counter(one.reason for one in (*again, *chosen.left_out))
+        registry.remember(
+            FACT, {"task": task, "unit": chosen.unit, "settings": settings.flat(), "left_out": dict(not_enrolled)}
+        )
         registry.enrol_many(enrolments, before_commit=feeds)
     left_out = Counter(one.reason for one in (*known.left_out, *unfit, *again, *chosen.left_out))
     return {

@@ -25,6 +25,7 @@ PHASES = {
     "personalise": "personalising on the devices",
     "probe": "probing with FGSM",
     "audit": "comparing copies on the devices",
+    "audit again": "once more, with four times as many",
     "unlearn": "unlearning on the devices",
     "verify": "verifying the erasure",
     "result": "adding up",
@@ -95,7 +96,7 @@ def tidy(workspace: Workspace) -> None:
     """Take from the results of all runs what may no longer be shown, and build the pages that are missing then."""
     from server import report
     from server.forgotten import unname
-    from server.pictures import withhold  # brings PyTorch: not before the launcher has looked whether it may run
+    from server.pictures import withhold
     from server.registry import Registry
 
     with Registry.open(workspace.registry_path) as registry:

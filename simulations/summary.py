@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rows import counted
-from server.verdicts import STANDS_IN
 
 Row = Mapping[str, Any]
+COLUMNS = {"directory": "devices", "audit again": "audit"}  # what a phase is called in the table of seconds
 
 
 def render(result: Row) -> RenderableType:
@@ -90,7 +90,7 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
         now = "general" if row["equals_general"] else row["after"][:7] or "none"
         verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"
         before = "general" if row["before"] == row["general"] else row["before"][:7]
-        served = row["served"] or (STANDS_IN if row["after"] else "none")
+        served = row["served"] or ("general" if row["after"] else "none")  # it stands in: as wide as a method
         segments = str(row["erased"]["segments"])
         table.add_row(row["pseudonym"], scope, segments, f"{before or 'none'} > {now}", served, verdict)
     return table
@@ -99,7 +99,8 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
 def _times(result: Row) -> Table:
     seconds: dict[str, float] = {}
     for phase in result["phases"]:
-        seconds[phase["name"]] = seconds.get(phase["name"], 0.0) + phase["seconds"]
+        name = COLUMNS.get(phase["name"], phase["name"])
+        seconds[name] = seconds.get(name, 0.0) + phase["seconds"]
     seconds |= {"Flower": result["overhead_seconds"] or 0.0, "total": result["seconds"]}
     table = _table("Seconds", *seconds)
     table.padding = (0, 1, 0, 0)  # nine phases fit a terminal of 80 columns
@@ -116,10 +117,18 @@ def closing(result: Row) -> str:
     if record["accuracy"] is not None:
         lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
+    lines += _without(result["split"])
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"no personal model: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
+
+
+def _without(split: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return what the public side has lost by withdrawals: nobody is certified there, because no device is told."""
+    gone = {name: split[name]["withdrawn"] for name in ("corpus", "controls")}
+    told = " and ".join(f"{counted(n, 'record')} of the {name}" for name, n in gone.items() if n)
+    return [f"  made without {told}, withdrawn"] if told else []
 
 
 def refused(result: Row) -> list[str]:

@@ -138,9 +138,9 @@ def sample(devices=24, withdrawals=2, seed=0):
             "left_out": {"no superclass": 11, "several superclasses": 62},
         },
         "split": {
-            "corpus": {"patients": 300, "records": 310},
-            "wearables": {"patients": devices, "records": 2 * devices},
-            "controls": {"patients": 24, "records": 24},
+            "corpus": {"patients": 300, "records": 310, "withdrawn": 0},
+            "wearables": {"patients": devices, "records": 2 * devices, "withdrawn": 4},
+            "controls": {"patients": 24, "records": 24, "withdrawn": 0},
         },
         "general": {
             "digest": general,

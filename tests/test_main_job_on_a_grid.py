@@ -322,6 +322,11 @@ def test_when_a_public_patient_withdraws_all_models_are_made_without_him(fleet, 
         assert fleet.store(patient).state.general == folder.name
     assert fleet.store(wearer).state.model == told(fleet.registry, wearer.slot).personal == folder.name
     assert set(run.probes) == {1, 2, 3}
+    result = json.loads((fleet.workspace.reports / run.name / "result.json").read_text())
+    part = result["split"]["corpus" if role == "corpus" else "controls"]
+    kept = fleet.registry.records(role=role)
+    assert (part["patients"], part["records"]) == (len({row.patient for row in kept}), len(kept))
+    assert part["withdrawn"] == len(fleet.registry.records(chosen, consented_only=False))
     before = contents(fleet.workspace.models), devices_files(fleet)
     fleet.run()
     assert (contents(fleet.workspace.models), devices_files(fleet)) == before

@@ -58,7 +58,7 @@ def test_the_first_lines_say_who_withdrew_and_how_much_was_erased(usual):
     _, _, page = usual
     assert "Two of 24 patients withdrew." in page.text
     assert "erased 40 segments of ECG and the models that had learned from them, 2.9 MB in all" in page.text
-    assert "One model now served is, byte for byte, the general model" in page.text
+    assert "One model served after a withdrawal is, byte for byte, the general model" in page.text
     assert "not a certificate" in page.text
 
 

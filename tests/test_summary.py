@@ -51,6 +51,24 @@ def test_it_prints_accuracies_differences_and_seconds(result):
     assert "Withdrawals" not in text
 
 
+def test_it_says_what_the_general_model_was_made_without(result):
+    assert "made without" not in printed(result)
+    split = copy.deepcopy(result["split"])
+    split["corpus"]["withdrawn"] = 2
+    assert "  made without 2 records of the corpus, withdrawn\n" in printed({**result, "split": split})
+    split["controls"]["withdrawn"] = 1
+    assert "made without 2 records of the corpus and 1 record of the controls" in printed({**result, "split": split})
+
+
+def test_a_general_model_that_stands_in_fits_eighty_columns(result):
+    stands_in = {**WITHDRAWAL, "served": "", "after": "g" * 64, "equals_general": True, "named": ["12345"]}
+    text = printed({**result, "withdrawals": [stands_in]}, width=80)
+    assert "…" not in text
+    assert "INCONCLUSIVE" in printed(
+        {**result, "withdrawals": [{**stands_in, "verdict": {"verdict": "INCONCLUSIVE"}}]}, width=80
+    )
+
+
 def test_it_prints_what_became_of_a_withdrawal(result):
     text = printed({**result, "withdrawals": [WITHDRAWAL]})
     for said in ("p-0badcafe", "77", "10", "exact", "0.500", "0.750", "0.625", "0.250", "0.375", "+30.0", "-10.0"):
