@@ -84,7 +84,7 @@ def _difference(result: Row) -> Table:
 def _withdrawals(rows: Sequence[Row]) -> Table:
     note = "erased files, whole digests and the verdicts' words are in the report"
     table = _table("Withdrawals", "patient", "withdrew", "segments", "before > now", "served", "verdict", note=note)
-    table.padding = (0, 2, 0, 0)  # with the longest verdict, too, it fits a terminal of 80 columns
+    table.padding = (0, 1, 0, 0)  # with the longest verdict, too, it fits a terminal of 80 columns
     for row in rows:
         named = f"record {row['named'][0]}" if len(row["named"]) == 1 else counted(row["records"], "record")
         scope = "everything" if row["scope"] == "patient" else named
