@@ -262,8 +262,8 @@ def said_plainly(path: Path) -> Iterator[None]:
             ) from error
         if "full" in cause or "disk I/O" in cause or "readonly" in cause or "unable to open" in cause:
             raise WorkspaceError(
-                f"cannot write registry {path}: {cause}; nothing was changed, "
-                "free space or check the folder's permissions"
+                f"cannot use registry {path}: {cause}; nothing was changed. SQLite writes beside it even to read: free "
+                "space, or check the folder's permissions"
             ) from error
         if "malformed" in cause or "not a database" in cause:
             raise _damaged(path, cause) from error

@@ -54,9 +54,22 @@ DEFAULT_HOME = Path("lethe-home")
 QUICK_SEGMENTS = 40_000  # training crops at most under --quick: about a minute at width 16 on two cores
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        from shared.version import code_version
+
+        print(f"lethe {version('lethe')}, code {code_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """Federated ECG wearables whose personal models unlearn on request, with evidence."""
     _Debug.on = debug
@@ -76,7 +89,7 @@ def init(
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Make a workspace: split the patients of a data set and enrol them."""
+    """Make a workspace: split a data set's patients, enrol them."""
     from server.registry import Registry
     from server.results import describe_split
     from simulations import main_job, scenarios
@@ -128,7 +141,10 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Also rehearse withdrawals, if a setting says so.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Do what is due: forget what was withdrawn, train, personalise, probe, report; one Flower run."""
+    """Do what is due: forget, train, personalise, probe, report.
+
+    One Flower run; what was withdrawn is forgotten before anything else.
+    """
     from server.workspace import Workspace
     from simulations import main_job, scenarios
 
@@ -164,7 +180,7 @@ def _conclude(result: dict[str, Any], *, as_json: bool) -> None:
 
 @app.command()
 def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: Json = False) -> None:
-    """Train the general model on the corpus, without any device; a run does this by itself."""
+    """Train the general model alone; a run does it by itself."""
     from server.general import PUBLIC_ROLES, train_while_consented
     from server.registry import Registry
     from server.workspace import Workspace
@@ -202,7 +218,7 @@ def report(
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
-    """Build the HTML report of a run again and print its path."""
+    """Build the page of a run again and print its path."""
     from server.report import build
     from server.workspace import Workspace
     from simulations import main_job

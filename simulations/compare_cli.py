@@ -29,7 +29,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write JSON here, or Markdown to FILE.md.")] = None,
 ) -> None:
-    """Compare unlearning methods on personal models: what each leaves, what it costs, and retraining beside them."""
+    """Compare unlearning methods on personal models.
+
+    What each leaves and what it costs, with retraining beside them.
+    """
     import json
 
     chosen = parse_methods(methods, option="--methods")

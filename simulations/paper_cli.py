@@ -22,7 +22,10 @@ def paper(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Reproduce the paper's Table 1 and Figures 2 to 7, with controls, held-out data and retraining beside them."""
+    """Reproduce the paper's table and figures, with controls.
+
+    Table 1 and Figures 2 to 7; never-used patients, held-out data and retraining stand beside them.
+    """
     from simulations.paper_tables import render
     from simulations.paper_writing import ready, write
     from simulations.table1 import Plan, reproduce
