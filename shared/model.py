@@ -116,6 +116,19 @@ class ResNet34(nn.Module):
         pooled = F.dropout(x.mean(dim=(2, 3)), self.dropout, self.training)
         return self.head(pooled)  # type: ignore[no-any-return]
 
+    def has_trunk_of(self, other: "ResNet34") -> bool:
+        """Return whether both trunks are one, bit for bit: then they make the same of every segment."""
+        if (self.width, self.smoothing_ms, self.ends) != (other.width, other.smoothing_ms, other.ends):
+            return False
+        theirs = other.state_dict()
+        mine = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(self.tail_names)}
+        return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+    @property
+    def tail_names(self) -> tuple[str, str]:
+        """Return how the names of the tail's tensors begin."""
+        return f"blocks.{len(self.blocks) - 1}.", "head."
+
     def tail_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the last block and the head."""
         return [*self.blocks[-1].parameters(), *self.head.parameters()]

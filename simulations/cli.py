@@ -3,7 +3,6 @@
 Everything heavy is imported inside the commands, so that `lethe --help` is quick.
 """
 
-import io
 import os
 import sys
 import traceback
@@ -25,6 +24,7 @@ from shared.terminal import show
 from simulations.audit_cli import app as audit
 from simulations.compare_cli import compare
 from simulations.data_cli import app as data
+from simulations.entry import open_streams
 from simulations.paper_cli import paper
 
 typer.core.HAS_RICH = False  # without Rich's help pages Typer still escapes for them, and prints "\\[required]"
@@ -236,7 +236,7 @@ app.command()(paper)
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code (`shared/errors.py`)."""
-    _open_streams()
+    open_streams()
     try:
         with signals_interrupt():
             code = _invoke(sys.argv[1:])
@@ -244,22 +244,6 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:
         code = _failed(error)
     sys.exit(code)
-
-
-def _open_streams() -> None:
-    """Give a stdout or stderr that is closed (`lethe ... >&-`) the null device, or a database would get its number.
-
-    What an encoding other than UTF-8 cannot say is printed as "?".
-    """
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_WRONLY)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-            setattr(sys, name, os.fdopen(number, "w"))
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """The paper's probe: margins by hand, and both models on the same perturbed segments."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.attacks import fgsm_direction, perturb
+from shared.model import ResNet34, build
 from shared.personalisation import personalise
 from shared.probing import margin, probe
-from shared.settings import Personalisation
+from shared.settings import General, Personalisation
 from shared.training import Examples, hits, one_thread
 
 logits = st.lists(st.floats(-20, 20), min_size=5, max_size=5).map(lambda v: torch.tensor([v], dtype=torch.float64))
@@ -72,3 +74,33 @@ def test_a_model_beside_itself_shows_no_difference(general, public):
 def test_no_segments_are_no_columns(general):
     (found,) = probe(general, [general], Examples.empty(), epsilons_sd=(0.0, 0.1, 0.2))
     assert found.hits.shape == found.margins.shape == (3, 0)
+
+
+@pytest.mark.parametrize(("profile", "trunks"), [("default", 1), ("paper", 2)])
+def test_what_models_have_in_common_is_evaluated_once_and_answers_are_those_of_each_alone(
+    general, public, monkeypatch, profile, trunks
+):
+    own = Examples(public.control.segments[:6], torch.eye(5)[3].expand(6, 5))
+    epsilons = (0.0, 0.02)
+    with one_thread():
+        personal = personalise(general, own, public, Personalisation(profile=profile, steps=5, budget=1.0)).model
+        alone = [probe(general, [model], own, epsilons_sd=epsilons)[0] for model in (general, personal, general)]
+        calls, trunk = [], ResNet34.trunk
+        monkeypatch.setattr(ResNet34, "trunk", lambda self, *args, **kw: calls.append(1) or trunk(self, *args, **kw))
+        found = probe(general, [general, personal, general], own, epsilons_sd=epsilons)
+    for one, other in zip(found, alone, strict=True):
+        assert np.array_equal(one.hits, other.hits)
+        assert np.array_equal(one.margins, other.margins)
+    assert len(calls) == 1 + trunks * len(epsilons)  # one for the gradient
+    assert not np.array_equal(found[0].margins, found[1].margins)
+
+
+def test_one_changed_weight_of_the_trunk_makes_it_another(general):
+    other = copy.deepcopy(general)
+    assert other.has_trunk_of(general)
+    with torch.no_grad():
+        other.head.weight[0, 0] += 1
+        assert other.has_trunk_of(general)
+        other.stem[0].weight[0, 0, 0] += 1
+    assert not other.has_trunk_of(general)
+    assert not other.has_trunk_of(build(General(width=2)))

@@ -68,7 +68,7 @@ def _student(case: Case) -> ResNet34:
     """Return an untrained model in training mode; layers that the profile freezes are the general model's."""
     student = untrained(case)
     if case.personalisation.profile == "default":
-        tail = (f"blocks.{len(student.blocks) - 1}.", "head.")
-        frozen = {name: kept for name, kept in case.general.state_dict().items() if not name.startswith(tail)}
+        weights = case.general.state_dict()
+        frozen = {name: kept for name, kept in weights.items() if not name.startswith(student.tail_names)}
         student.load_state_dict(frozen, strict=False)
     return student.train()
