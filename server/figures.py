@@ -242,7 +242,7 @@ def ecg(arrays: Mapping[str, Array], *, unit: str) -> list[Panel]:
             axes.minorticks_off()
             axes.plot(hertz[1:], np.maximum(magnitude[lead][1:], 1e-6), color=COLOURS[name], linewidth=1.2)
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.set(xlim=(0, SAMPLING_HZ / 2), ylabel="magnitude", title=f"Spectrum, {titles[name]}")
+            axes.set(xlim=(0, SAMPLING_HZ / 2), ylabel=f"magnitude, {unit}", title=f"Spectrum, {titles[name]}")
         all_axes[-1].set_xlabel("hertz")
 
     panels = []

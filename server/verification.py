@@ -239,7 +239,7 @@ def _file(statement: Statement, name: str, seen: str | None) -> Finding:
         return Finding(name, None, "not given, not checked")
     expected = statement.digest(name)
     holds = seen == expected
-    rest = "as certified" if holds else f"and certified is {expected[:16]}…"
+    rest = "as certified" if holds else f"certified is {expected[:16]}…; since then a run may have made another"
     words = f"the file given has sha256 {seen[:16]}…, {rest}"
     return Finding(name, holds, words)
 
