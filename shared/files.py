@@ -48,8 +48,8 @@ def folder_beside(final: Path, *, mode: int = 0o777) -> Iterator[Path]:
             if ours:
                 shutil.rmtree(left, ignore_errors=True)
     beside = final.parent / f".{final.name}.{os.urandom(4).hex()}.partial"
-    beside.mkdir(mode)
-    try:
+    try:  # from here on: a signal may come right after the folder is there
+        beside.mkdir(mode)
         with _locked(beside):
             yield beside
     finally:

@@ -1,6 +1,7 @@
 """What many tests stand on, made once a session: a synthetic cohort, an enrolled workspace, a finished first run."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,14 @@ def _one_thread() -> Iterator[None]:
     """Bytes are compared everywhere; and threads that wait for each other on a busy machine cost ten times as much."""
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_reach_commands() -> None:
+    """A shell's job in the background ignores Ctrl-C and hang-ups, and so would all commands that tests interrupt."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # a handler is not inherited, unlike being ignored
 
 
 @pytest.fixture(scope="module")

@@ -88,3 +88,16 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_fu
 def test_a_removal_is_durable_once_its_folder_is_flushed(tmp_path, told):
     flush_folder(tmp_path)
     assert told == [("fsync", tmp_path.name)]
+
+
+def test_an_interrupt_right_after_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def interrupted(self, *arguments):
+        make(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), folder_beside(tmp_path / "data"):
+        pass
+    assert list(tmp_path.iterdir()) == []

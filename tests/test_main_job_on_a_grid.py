@@ -630,12 +630,13 @@ def test_a_changed_recording_is_refused_and_the_run_goes_on(new_fleet, tmp_path,
     assert all(run.personal[slot].status == "ok" for slot in (1, 2, 3))
 
 
+@pytest.mark.usefixtures("fleet")  # its grid gives messages an identity
 def test_a_relative_home_is_refused_by_both_sides():
     def context(**config):
         return Context(run_id=1, node_id=1, node_config={"partition-id": 0}, state=RecordDict(), run_config=config)
 
     with pytest.raises(UsageError, match="absolute"):
-        server_app.app(None, context(home="here", run=""))
+        server_app.app(None, context(home="here", run="", devices=0))
     message = Message(write(Whoami("run")), dst_node_id=1, message_type="query.whoami")
     with pytest.raises(DataError, match="absolute"):
         client.app.app(message, context(home="here"))
