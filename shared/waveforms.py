@@ -48,7 +48,7 @@ class Waveform:
 
 def signal_files(header: Path) -> tuple[str, ...]:
     """Return the names of the signal files that a header names, without reading them; () when it has none."""
-    names = (line.partition(" ")[0] for line in _header_lines(header)[1:])
+    names = (_parted(line)[0] for line in _header_lines(header)[1:])
     return tuple(dict.fromkeys(name for name in names if "/" not in name and "\\" not in name))
 
 
@@ -60,9 +60,9 @@ def files_digest(header: Path) -> str:
     record, *signals = _header_lines(header) or [f"no {header.name}"]
     names = signal_files(header)
     number = {name: str(place) for place, name in enumerate(names)}
-    total = hashlib.sha256(record.partition(" ")[2].encode())
+    total = hashlib.sha256(_parted(record)[1].encode())
     for line in signals:
-        name, _, about = line.partition(" ")
+        name, about = _parted(line)
         total.update(f"\n{number.get(name, name)} {about}".encode())
     for name in names:
         try:
@@ -72,6 +72,12 @@ def files_digest(header: Path) -> str:
         except OSError:
             total.update(f"\n{name} missing".encode())
     return total.hexdigest()
+
+
+def _parted(line: str) -> tuple[str, str]:
+    """Return the name that a header's line begins with, and the rest; a blank or a tab stands between."""
+    name, *rest = line.split(maxsplit=1)
+    return name, "".join(rest)
 
 
 def _header_lines(header: Path) -> list[str]:

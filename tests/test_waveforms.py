@@ -175,6 +175,13 @@ def test_a_header_may_begin_with_a_comment(data):
     assert np.array_equal(read_signal(data, record)[0], before)
 
 
+def test_a_header_may_have_tabs(data):
+    record = index(data).records[0]
+    before = read_signal(data, record)[0]
+    header(data, record).write_text(header(data, record).read_text().replace(".dat ", ".dat\t"))
+    assert np.array_equal(read_signal(data, record)[0], before)
+
+
 def test_a_copy_under_another_name_is_the_same_recording(data):
     record, other, *_ = index(data).records
     copy_record(record, other, of=data, to=data)
