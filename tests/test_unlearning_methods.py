@@ -411,6 +411,15 @@ def test_the_band_pass_filter_lets_through_what_the_teacher_is_sure_is_no_forgot
         assert sure.tolist() == expected
 
 
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_a_generator_is_shown_the_way_through_the_filter_even_by_a_teacher_who_is_sure(task):
+    """A probability of 1 - e^-60 is 1 in these numbers, and its logarithm's gradient 0."""
+    sure = torch.tensor([[60.0, -1.0, -2.0, -1.5, -3.0]], requires_grad=True)
+    gkt.band_pass(sure, torch.tensor([0]), task).sum().backward()
+    assert sure.grad[0, 0] == pytest.approx(1)
+    assert (gkt.band_pass(sure, torch.tensor([0]), task) > 0).all()
+
+
 def test_gkt_learns_classes_but_not_the_forgotten_one(alone):
     longer = replace(alone.unlearning, generator_groups=20, generator_batch_size=16)
     model, gate = METHODS["gkt"](replace(alone, unlearning=longer)), alone.public.gate

@@ -26,6 +26,7 @@ from shared.unlearning.case import Case
 NOISE = 128  # length of z
 STUDENT_STEPS = 10  # after each of the generator's
 RATE, CLIP = 1e-3, 5.0
+PASSING_RATE = 1e-2  # while nothing passes the gate: ours, as the published code does not learn it
 ATTENTION = 250.0  # weight of the attention loss
 LOOK_EVERY = 50  # groups
 PATIENCE = 5  # looks without anything better, after which it stops: what is forgotten comes back if it runs on
@@ -110,9 +111,9 @@ def transfer(
             if pair is None:  # what the generator has just learnt does not pass
                 break
             if step == 0:
-                _step(adam_generator, makers, -divergence(*pair, student.task))
+                _step(adam_generator, makers, -divergence(*pair, student.task), RATE)
             else:
-                _step(adam_student, weights, student_loss(*pair, student.task))
+                _step(adam_student, weights, student_loss(*pair, student.task), RATE)
         if group % LOOK_EVERY == 0 or group == case.unlearning.generator_groups:
             best.offer(student, score(student.eval()))
             if best.stale >= PATIENCE:
@@ -176,7 +177,8 @@ def _passing(
         if passes.any():
             return z
         made = generator(z)
-        _step(adam, list(generator.parameters()), gate(made, answer(teacher, made).logits).mean())
+        excess = gate(made, answer(teacher, made).logits).mean()
+        _step(adam, list(generator.parameters()), excess, PASSING_RATE)
     return None
 
 
@@ -198,7 +200,7 @@ def answer(model: ResNet34, inputs: Tensor) -> Answer:
     return Answer(logits, ends)
 
 
-def _step(adam: AdamW, parameters: list[nn.Parameter], loss: Tensor) -> None:
+def _step(adam: AdamW, parameters: list[nn.Parameter], loss: Tensor, rate: float) -> None:
     """Move parameters against a loss's clipped gradient."""
     if not loss.isfinite():
         raise LetheError(f"zero-shot transfer diverged: the loss is {loss.item()}")
@@ -206,4 +208,4 @@ def _step(adam: AdamW, parameters: list[nn.Parameter], loss: Tensor) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     nn.utils.clip_grad_norm_(parameters, CLIP)
-    adam.step(RATE)
+    adam.step(rate)

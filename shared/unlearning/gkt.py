@@ -9,8 +9,9 @@ student steps of 256 inputs, which is many times a personalisation: dearer than 
 
 import math
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from shared.errors import UsageError
 from shared.model import ResNet34
@@ -58,10 +59,18 @@ def unlearn(case: Case) -> ResNet34:
 def band_pass(teacher: Tensor, classes: Tensor, task: Task) -> Tensor:
     """Return by how much each of B inputs exceeds the filter of the paper's equation 11, (B,); below 0 it passes.
 
-    It passes if the teacher gives every forgotten class less than epsilon; the excess is the larger logarithm's.
+    It passes if the teacher gives every forgotten class less than epsilon; the excess is the largest log-odds'. Those
+    of a probability, unlike its logarithm, have a gradient for the generator where the teacher is sure of the class.
     """
-    logarithms = teacher.log_softmax(dim=1) if task == "single" else F.logsigmoid(teacher)
-    return logarithms[:, classes].amax(dim=1) - math.log(EPSILON)
+    return _log_odds(teacher, task)[:, classes].amax(dim=1) - math.log(EPSILON / (1 - EPSILON))
+
+
+def _log_odds(logits: Tensor, task: Task) -> Tensor:
+    """Return the logarithm of p / (1 - p) of every class, (B, 5)."""
+    if task == "multi":
+        return logits
+    itself = one_hot(torch.arange(logits.shape[1])).bool()
+    return logits - logits[:, None].masked_fill(itself, -math.inf).logsumexp(dim=2)
 
 
 def _student(case: Case) -> ResNet34:
