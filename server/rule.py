@@ -15,25 +15,24 @@ CONFIRMATION = 4  # times the copies, for the second look at an exact method tha
 def decide(scores: Sequence[Score], n: int, *, exact: bool) -> Verdict:
     """Return what the scores of n copies an arm come to, the primary one first.
 
-    PASS: the 90 % interval of the primary AUC lies within .5 +- .10 and the lower bound on epsilon is 0. FAIL: its
-    95 % interval excludes .5, on either side, or, unless the method is exact, a secondary score rejects after Holm:
-    of an exact method, whose copies are what they are compared with, a twentieth are refuted by chance and no more.
+    FAIL: the 95 % interval of the primary AUC excludes .5, on either side; so chance alone refutes a twentieth. PASS:
+    its 90 % interval lies within .5 +- .10, the lower bound on epsilon is 0, and, unless the method is exact, no
+    secondary score rejects after Holm. Those can withhold a PASS and make no FAIL, which would be two twentieths.
     """
     primary, *others = scores
     if n < LEAST_COPIES:
         return "INCONCLUSIVE"
     if not primary["low95"] <= 0.5 <= primary["high95"]:
         return "FAIL"
-    if not exact and any(score["p_holm"] < LEVEL for score in others):
-        return "FAIL"
     near = primary["low90"] >= 0.5 - EQUIVALENT and primary["high90"] <= 0.5 + EQUIVALENT
-    return "PASS" if near and primary["epsilon"] == 0 else "INCONCLUSIVE"
+    quiet = exact or all(score["p_holm"] >= LEVEL for score in others)
+    return "PASS" if near and quiet and primary["epsilon"] == 0 else "INCONCLUSIVE"
 
 
 def enough(primary: Score, n: int, *, variance: float) -> int:
     """Return how many copies an arm would decide what n left open; more than n."""
     copies = max(LEAST_COPIES, needed(primary["auc"], variance=variance))
-    return copies if copies > n else CONFIRMATION * n  # near .5, and epsilon's bound is not 0
+    return copies if copies > n else CONFIRMATION * n  # near .5, but for epsilon's bound or a secondary score
 
 
 def of_job(after: Sequence[Verdict], *, holds: bool, answered: bool, exact: bool) -> Verdict:

@@ -1,12 +1,12 @@
 """The auditor audited: withdrawals of whom the truth is known, judged by the auditor, and counted.
 
-Doing nothing must be found, over-forgetting refused, retraining left alone, strangers never accused. Nothing is
+Doing nothing must be found, over-forgetting refused, retraining left alone, strangers never accused. What refutes an
+exact method on its own level is looked at a second time, as it is in a job. Nothing is
 asserted: the rates go to the terminal, and into docs/AUDIT.md and the README. Whose withdrawals these are is in
 `simulations/calibration_data.py`, what is asked of them in `calibration_jobs.py`, the table in `calibration_table.py`.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,18 @@ import numpy as np
 
 from server.auditor import judge_method
 from server.method_audit import LEAST_PATIENTS
+from server.rule import CONFIRMATION
 from server.verdicts import MethodVerdict
 from shared.audit_messages import AuditReply
 from shared.machine import cores
 from shared.settings import Settings
+from shared.unlearning import EXACT
 from simulations.calibration_jobs import QUESTIONS, Question, audit, bytes_hold, judged, questions_of, withdrawals
 from simulations.calibration_table import Outcome, Row, row
 from simulations.pool import Progress, pool_of, run_all
 from simulations.worlds import Worlds, build_all, machine, prepare, wearers_in, world_of
+
+Levels = Mapping[tuple[str, str], dict[int | None, MethodVerdict]]  # (question, method) -> seed, or None for all
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Plan:
 
 
 class Result(TypedDict):
-    """What was found; plain JSON."""
+    """What was found; plain JSON. `looks` counts an exact method's verdicts on its own level, and refuted ones."""
 
     data: str
     patients: int
@@ -63,6 +67,7 @@ class Result(TypedDict):
     rows: list[Row]
     jobs: list[dict[str, Any]]
     bytes: dict[str, dict[str, int]]
+    looks: dict[str, int]
     seconds: float
     seconds_models: float
     cpu_seconds_audit: float
@@ -102,7 +107,11 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         trained = time.perf_counter()
         tasks = [(_answer, plan, scratch, *one) for one in _withdrawals(plan, scratch)]
         answers: list[_Answer] = run_all(pool, progress, "auditing withdrawals", tasks)
+        levels = _levels(answers)
+        due = [(_again, plan, scratch, *one) for one in _due(plan, scratch, levels)]
+        again: list[_Answer] = run_all(pool, progress, "looking a second time", due) if due else []
     outcomes = [outcome for answer in answers for outcome in _judged(answer)]
+    final = _confirmed(levels, again)
     return {
         "data": plan.data.name,
         "patients": plan.patients,
@@ -110,12 +119,17 @@ def calibrate(plan: Plan, *, scratch: Path, progress: Progress, workers: int | N
         "seeds": plan.seeds,
         "width": plan.width,
         "models": models,
-        "rows": list(_rows(answers, outcomes)),
+        "rows": list(_rows(outcomes, final)),
         "jobs": [_brief(outcome) for outcome in outcomes],
         "bytes": _bytes(answers),
+        "looks": {
+            "verdicts": sum(len(found) for (_, method), found in levels.items() if method in EXACT),
+            "refuted_once": len(_refuted(levels)),
+            "refuted_twice": len(_refuted(final)),
+        },
         "seconds": time.perf_counter() - began,
         "seconds_models": trained - began,
-        "cpu_seconds_audit": sum(answer.cpu_seconds for answer in answers),
+        "cpu_seconds_audit": sum(answer.cpu_seconds for answer in (*answers, *again)),
         "workers": workers,
         "machine": machine(),
     }
@@ -139,10 +153,25 @@ def _answer(plan: Plan, scratch: Path, seed: int, number: int, withdrawal: str) 
     began = time.process_time()
     wearer, settings = wearers_in(plan.worlds(scratch), seed)[number], _settings(plan, scratch, seed)
     general, public = world_of(plan.worlds(scratch), seed)
-    copies = np.random.SeedSequence([seed, number, *withdrawal.encode()]).generate_state(1)
-    reply = audit(wearer, withdrawal, general, public, settings, seed=int(copies[0]))
+    reply = audit(wearer, withdrawal, general, public, settings, seed=_seed(seed, number, withdrawal))
     held = bytes_hold(wearer, withdrawal, general, public, settings)
     return _Answer(seed, wearer.name, withdrawal, reply, held, time.process_time() - began)
+
+
+def _again(plan: Plan, scratch: Path, seed: int, number: int, withdrawal: str) -> _Answer:
+    """Audit an exact method with fresh copies and `CONFIRMATION` times as many."""
+    began = time.process_time()
+    more = replace(plan, copies=CONFIRMATION * plan.copies)
+    wearer, settings = wearers_in(plan.worlds(scratch), seed)[number], _settings(more, scratch, seed)
+    general, public = world_of(plan.worlds(scratch), seed)
+    fresh = _seed(seed, number, withdrawal, look=1)
+    reply = audit(wearer, withdrawal, general, public, settings, seed=fresh, methods=EXACT)
+    return _Answer(seed, wearer.name, withdrawal, reply, {}, time.process_time() - began)
+
+
+def _seed(seed: int, number: int, withdrawal: str, *, look: int = 0) -> int:
+    entropy = [seed, number, *withdrawal.encode(), *([look] if look else [])]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def _judged(answer: _Answer) -> list[Outcome]:
@@ -153,24 +182,63 @@ def _judged(answer: _Answer) -> list[Outcome]:
     ]
 
 
-def _rows(answers: Sequence[_Answer], outcomes: Sequence[Outcome]) -> Iterable[Row]:
+def _rows(outcomes: Sequence[Outcome], levels: Levels) -> Iterable[Row]:
     for question in QUESTIONS:
         for method, expected in question.expected.items():
             found = [one for one in outcomes if (one["question"], one["method"]) == (question.title, method)]
             if found:
-                yield row(question.title, expected, found, _levels(answers, question, method))
+                yield row(question.title, expected, found, levels[question.title, method])
 
 
-def _levels(answers: Sequence[_Answer], question: Question, method: str) -> dict[int | None, MethodVerdict]:
-    """Return the method's verdict a seed, where a seed has patients enough, and over all of them (None)."""
+def _levels(answers: Sequence[_Answer]) -> Levels:
+    """Return every method's verdicts on its own level."""
+    asked = {answer.withdrawal for answer in answers}
+    return {
+        (question.title, method): _level(
+            answers, question, method, seeds=(*sorted({one.world for one in answers}), None)
+        )
+        for question in QUESTIONS
+        if question.withdrawal in asked
+        for method in question.expected
+    }
+
+
+def _level(
+    answers: Sequence[_Answer], question: Question, method: str, *, seeds: Iterable[int | None]
+) -> dict[int | None, MethodVerdict]:
+    """Return a method's verdict of each of `seeds` that has patients enough; None is all of them together."""
     asked = [answer for answer in answers if answer.withdrawal == question.withdrawal]
-    by_seed: Mapping[int, int] = Counter(answer.world for answer in asked)
-    levels: dict[int | None, MethodVerdict] = {}
-    for seed in (*sorted(by_seed), None):
-        replies = [answer.reply for answer in asked if seed is None or answer.world == seed]
+    found: dict[int | None, MethodVerdict] = {}
+    for seed in seeds:
+        replies = [answer.reply for answer in asked if seed in (None, answer.world)]
         if len(replies) >= LEAST_PATIENTS:
-            levels[seed] = judge_method(replies, method, group=question.group, seed=seed or 0)
-    return levels
+            found[seed] = judge_method(replies, method, group=question.group, seed=seed or 0)
+    return found
+
+
+def _refuted(levels: Levels) -> list[tuple[Question, str, int | None]]:
+    """Return the questions, methods and seeds in which an exact method FAILs."""
+    return [
+        (question, method, seed)
+        for question in QUESTIONS
+        for method in question.expected
+        for seed, verdict in levels.get((question.title, method), {}).items()
+        if method in EXACT and verdict["verdict"] == "FAIL"
+    ]
+
+
+def _due(plan: Plan, scratch: Path, levels: Levels) -> list[tuple[int, int, str]]:
+    """Return seed, wearer and withdrawal of every audit that is made a second time."""
+    due = {(question.withdrawal, seed) for question, _, seed in _refuted(levels)}
+    return [one for one in _withdrawals(plan, scratch) if {(one[2], one[0]), (one[2], None)} & due]
+
+
+def _confirmed(levels: Levels, again: Sequence[_Answer]) -> Levels:
+    """Return the verdicts, those that refute an exact method replaced by what the second look says."""
+    final = {key: dict(found) for key, found in levels.items()}
+    for question, method, seed in _refuted(levels):
+        final[question.title, method] |= _level(again, question, method, seeds=[seed])
+    return final
 
 
 def _bytes(answers: Sequence[_Answer]) -> dict[str, dict[str, int]]:

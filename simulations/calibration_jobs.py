@@ -4,6 +4,7 @@ The copies are those that a device makes (`shared/shadows.py`); the truth is kno
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +104,22 @@ def questions_of(withdrawal: str) -> list[Question]:
 
 
 def audit(
-    wearer: Wearer, withdrawal: str, general: ResNet34, public: Public, settings: Settings, *, seed: int
+    wearer: Wearer,
+    withdrawal: str,
+    general: ResNet34,
+    public: Public,
+    settings: Settings,
+    *,
+    seed: int,
+    methods: Collection[str] = tuple(KNOWN),
 ) -> AuditReply:
-    """Return what a device would answer to `query.audit`, and what its copies say of a stranger's segments."""
+    """Return what a device would answer to `query.audit`, and what its copies say of a stranger's segments.
+
+    Of the methods that its questions are about, those of `methods` get an arm.
+    """
     retain, forget = withdrawals(wearer)[withdrawal]
     asked = questions_of(withdrawal)
+    arms_of = dict.fromkeys(method for one in asked for method in one.expected if method in KNOWN)
     shadows = Shadows(
         general=general,
         retain=retain,
@@ -115,7 +127,7 @@ def audit(
         public=public,
         personalisation=settings.personalisation,
         unlearning=settings.unlearning,
-        methods=tuple(dict.fromkeys(method for one in asked for method in one.expected if method in KNOWN)),
+        methods=tuple(method for method in arms_of if method in methods),
         copies=settings.audit.copies,
         epsilon_sd=settings.audit.epsilon_sd,
         seed=seed,

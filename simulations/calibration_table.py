@@ -156,7 +156,7 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was compared."""
-    data, models = result["data"], result["models"]
+    data, models, looks = result["data"], result["models"], result["looks"]
     accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in models)
     held = "; ".join(f"{name} {check['holds']} of {check['jobs']}" for name, check in result["bytes"].items())
     return [
@@ -165,6 +165,8 @@ def about(result: Mapping[str, Any]) -> list[str]:
         "FAIL: share of jobs, Clopper-Pearson limits; seeds in which the method FAILs;",
         "all: the method's verdict over all seeds; AUC: mean of the primary over jobs",
         f"accuracy of the general models, a segment: {accuracy} (majority {models[0]['majority']:.2f})",
+        f"verdicts on exact methods, a seed and over all: {looks['refuted_once']} of {looks['verdicts']} FAIL at the "
+        f"first look, {looks['refuted_twice']} at a second with fresh and four times as many copies, which counts",
         f"digests that are what they would have been without the data: {held}",
         f"{result['seconds']:.0f} s, {result['seconds_models']:.0f} of them for the models, "
         f"on {result['workers']} processes ({result['machine']})",

@@ -16,7 +16,7 @@ from shared.package import Public
 from shared.personalisation import Frozen
 from shared.settings import Settings, Unlearning
 from shared.unlearning.case import Case
-from simulations.calibration import Plan, _withdrawals
+from simulations.calibration import Plan, _Answer, _confirmed, _due, _levels, _withdrawals
 from simulations.calibration_data import MODEL, PUBLIC, TRAINED_SEGMENTS, Wearer, build_world, cut, wearers_of
 from simulations.calibration_jobs import OVER, PLANTED, QUESTIONS, audit, bytes_hold, judged, overforget, withdrawals
 from simulations.calibration_table import COLUMNS, markdown, row
@@ -195,6 +195,23 @@ def test_a_smoke_audit_makes_one_withdrawal_of_each_wearer(folders):
     assert len(list(_withdrawals(plan, folder))) > 8
     smoke = replace(plan, only=("class",))
     assert list(_withdrawals(smoke, folder)) == [(0, number, "class") for number in range(4)]
+
+
+def test_what_refutes_an_exact_method_is_asked_again_of_the_same_wearers_and_the_second_answer_counts(folders, planted):
+    data, folder = folders
+    plan = Plan(data, patients=4, copies=8, seeds=1, width=2)
+    answers = [_Answer(0, str(n), "canary", reply, {}, 0.0) for n, reply in enumerate(planted)]
+    found = _levels(answers)
+    assert not _due(plan, folder, found)
+    assert found["planted labels", "nothing"][0]["verdict"] == "FAIL"  # right, and not asked again
+    for seed in (0, None):
+        fails = {**found["planted labels", "exact"][seed], "verdict": "FAIL"}
+        first = found | {("planted labels", "exact"): found["planted labels", "exact"] | {seed: fails}}
+        assert _due(plan, folder, first) == [(0, number, "canary") for number in range(4)]
+        assert _confirmed(first, answers) == found
+    swapped = [{**reply.arms, "exact": reply.arms["nothing"]} for reply in planted]  # a method that is not exact at all
+    bad = [replace(one, reply=replace(one.reply, arms=arms)) for one, arms in zip(answers, swapped, strict=True)]
+    assert _confirmed(_levels(bad), bad)["planted labels", "exact"][0]["verdict"] == "FAIL"
 
 
 @pytest.mark.slow
