@@ -29,6 +29,7 @@ LOSS_GROUPS = {
     "held_out": "own held-out",
     "test": "test data, never used",
 }
+DRAWN = 0.64  # of a panel's height is for the losses, what is above for words
 GROUP_NAMES = {"member": "members (S)", "held_out": "own held-out", "control": "never used"}
 METHOD_NAMES = {"finetune": "fine-tuning", "gkt": "gkt", "exact": "exact"}
 
@@ -170,6 +171,9 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
                     _corner(axes, y, text, style)
             if number >= len(cells) - len(LOSS_GROUPS):
                 axes.set_xlabel("loss, nats")
+        highest = max(axes.dataLim.ymax for axes in all_axes)
+        for axes in all_axes:
+            axes.set_ylim(0, highest / DRAWN)
 
     medians = "; ".join(
         f"{METHOD_NAMES[method]}, {LOSS_GROUPS[group]}: "
@@ -183,9 +187,8 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
 
 
 def _corner(axes: Axes, y: float, text: str, colour: str) -> None:
-    """Write into the upper right corner, where few losses are, over the lines that cross it."""
-    ground = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1.5}
-    axes.text(0.93, y, text, transform=axes.transAxes, ha="right", va="top", color=COLOURS[colour], bbox=ground)
+    """Write into the upper right corner, above the losses."""
+    axes.text(0.93, y, text, transform=axes.transAxes, ha="right", va="top", color=COLOURS[colour])
 
 
 def _distribution(axes: Axes, values: Any, style: str) -> None:
@@ -197,7 +200,8 @@ def _distribution(axes: Axes, values: Any, style: str) -> None:
     axes.minorticks_off()
     axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
     axes.stairs(share, edges, color=colour, linewidth=1.5)
-    axes.axvline(float(np.median(np.clip(values, LEAST, MOST))), color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
+    median = float(np.median(np.clip(values, LEAST, MOST)))
+    axes.axvline(median, ymax=DRAWN, color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
     axes.set_xticks([1e-4, 1e-3, 1e-2, 1e-1, 1, 10], [".0001", ".001", ".01", ".1", "1", "10"])
     axes.set_xlim(LEAST, MOST)
     shares(axes.yaxis, percent_tick)
