@@ -23,6 +23,7 @@ from simulations.calibration_jobs import withdrawals
 from simulations.comparison_case import Reading, Subject, compare
 from simulations.comparison_figures import Row, rows
 from simulations.pool import Progress, pool_of, run_all
+from simulations.shortened import SHORTENED
 from simulations.worlds import Worlds, build_all, machine, prepare, wearers_in, world_of
 
 UNABLE = "who cannot make this withdrawal: they have one record"
@@ -167,6 +168,6 @@ def _able(plan: Plan, scratch: Path) -> Sequence[tuple[int, int]]:
 
 def _readings(plan: Plan, scratch: Path, seed: int, number: int) -> list[Reading]:
     worlds = plan.worlds(scratch)
-    settings = worlds.settings(seed).with_values({"unlearning.i_mean_the_class": plan.i_mean_the_class})
+    settings = worlds.settings(seed).with_values(SHORTENED | {"unlearning.i_mean_the_class": plan.i_mean_the_class})
     wearer = wearers_in(worlds, seed)[number]
     return compare(subject_of(wearer, plan.withdrawal, *world_of(worlds, seed), settings), plan.methods)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulations.comparison_figures import FIGURES, Figure, Row
+from simulations.shortened import BATCH, GROUPS, PUBLISHED, TRANSFERS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,6 +108,7 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was compared, and how its intervals were made."""
     accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in result["models"])
+    cut = [found["method"] for found in result["rows"] if found["method"] in TRANSFERS]
     return [
         f"{result['data']}: withdrawal of {result['withdrawal']!r}, {result['wearers']} wearers in {result['seeds']} "
         f"seeds, width {result['width']}",
@@ -114,6 +116,7 @@ def about(result: Mapping[str, Any]) -> list[str]:
         "±: Student's 95 % interval over seeds, each with wearers and a general model of its own; of AIN and relearn",
         "the median of seeds, and the least and the most of them; gaps: less the copy that never saw the forget set;",
         "seconds of processor time a wearer, on one thread",
+        *([f"{' and '.join(cut)}: cut to {GROUPS} groups of {BATCH} generated inputs ({PUBLISHED})"] if cut else []),
         f"accuracy of the general models, a segment: {accuracy} (majority {result['models'][0]['majority']:.2f})",
         f"{result['seconds']:.0f} s, {result['seconds_models']:.0f} of them for the models, "
         f"on {result['workers']} processes ({result['machine']})",

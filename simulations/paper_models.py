@@ -30,10 +30,10 @@ from shared.unlearning import METHODS
 from shared.unlearning.case import Case
 from simulations.calibration_data import MODEL, PUBLIC
 from simulations.paper_people import People, Wearer, corpus_of, unseen_segments
+from simulations.shortened import SHORTENED
 
 UNLEARNED = ("finetune", "gkt", "exact")  # the paper's two, and the reference that it lacks
 DEAR = "gkt"  # of this one only some patients' models are made
-GROUPS, BATCH = 50, 64  # of zero-shot transfer, in place of the published 4000 groups of 256: minutes and not days
 STEPS = 4  # of fine-tuning: with more, one patient's label overwrites what the network knew of everybody else's
 EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # in standard deviations of a lead; the paper names none
 EPSILON = 0.05  # at which equation 7 is quoted and figures 2 and 3 are drawn
@@ -81,8 +81,7 @@ def settings_of(*, width: int, epochs: int, seed: int, i_mean_the_class: bool) -
             "personalisation.budget": 1.0,
             "personalisation.steps": STEPS,
             "personalisation.seed": seed,
-            "unlearning.generator_groups": GROUPS,
-            "unlearning.generator_batch_size": BATCH,
+            **SHORTENED,
             "unlearning.i_mean_the_class": i_mean_the_class,
         }
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulations.paper_results import ANY, Estimate, Share
 from simulations.paper_words import NAMES, counted, paragraph
+from simulations.shortened import PUBLISHED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -146,7 +147,7 @@ def about(result: Mapping[str, Any]) -> list[str]:
     if result["i_mean_the_class"]:
         lines.append(
             f"gkt is cut to {result['gkt']['groups']} groups of {result['gkt']['batch']} generated segments "
-            "(unlearning.generator_groups and .generator_batch_size; published: 4000 of 256), for one wearer of each "
+            f"({PUBLISHED}), for one wearer of each "
             "superclass, under seed 0 alone; in Table 1 the general and personal models beside it are those wearers'. "
             "It forgets the whole superclass"
         )

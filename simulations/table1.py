@@ -24,11 +24,9 @@ from shared.package import Public
 from shared.settings import SUPERCLASSES, General, Settings
 from shared.training import Examples, one_thread
 from simulations.paper_models import (
-    BATCH,
     DEAR,
     EPSILON,
     EPSILONS,
-    GROUPS,
     UNLEARNED,
     Measured,
     attacked,
@@ -40,6 +38,7 @@ from simulations.paper_models import (
 from simulations.paper_people import People, Wearer, people_of, unseen_segments, wearers_of
 from simulations.paper_results import Estimate, Extraction, Point, Table, contrasts, extractions, points, table
 from simulations.pool import Progress, pool_of, run_all
+from simulations.shortened import BATCH, GROUPS
 from simulations.worlds import machine
 
 
