@@ -5,6 +5,7 @@
     python -m simulations.benchmark personal --data DIR --model model.safetensors
     python -m simulations.benchmark sisa     --data DIR
     python -m simulations.benchmark device
+    python -m simulations.benchmark methods
     python -m simulations.benchmark speed
     python -m simulations.benchmark start    --data DIR
 
@@ -37,7 +38,7 @@ from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profi
 from shared.terminal import progress
 from shared.training import Examples, one_thread
 from simulations.removal import measure
-from simulations.timing import Data, device, printed, speed, start
+from simulations.timing import Data, device, methods, printed, speed, start
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
@@ -212,7 +213,7 @@ def _rows(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(mask).astype(np.int64)
 
 
-for timed in (device, speed, start):
+for timed in (device, methods, speed, start):
     app.command()(timed)
 
 if __name__ == "__main__":

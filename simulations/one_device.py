@@ -23,15 +23,18 @@ from shared.training import Examples, one_thread
 OWN_SEGMENTS = 7
 
 
-def write_version(folder: Path, *, width: int) -> None:
-    """Write what a device has of one version of the general model, random weights and segments, into `folder`."""
+def write_version(folder: Path, *, width: int, control: int = 0) -> None:
+    """Write what a device has of one version of the general model, random weights and segments, into `folder`.
+
+    A device has no control segments; a method that needs some is measured with `control` of them.
+    """
     settings, rng = Personalisation(), torch.Generator().manual_seed(0)
     model = build(replace(General(), width=width)).eval()
     public = Public.of(
         model,
-        anchor=_some(settings.anchor_segments, rng),
-        gate=_some(settings.gate_segments, rng),
-        control=Examples.empty(),
+        anchor=some(settings.anchor_segments, rng),
+        gate=some(settings.gate_segments, rng),
+        control=some(control, rng),
     )
     (folder / MODEL).write_bytes(to_bytes(model))
     (folder / PUBLIC).write_bytes(public.to_bytes())
@@ -39,22 +42,23 @@ def write_version(folder: Path, *, width: int) -> None:
 
 def main(folder: Path) -> None:
     """Load, evaluate the frozen layers for the patient's segments, train, and pass the gate."""
-    own = _some(OWN_SEGMENTS, torch.Generator().manual_seed(1))
+    own = some(OWN_SEGMENTS, torch.Generator().manual_seed(1))
     with one_thread():
         began, spent = time.perf_counter(), time.process_time()
         general, public = load_general(folder)
         personalise(general, own, public, Personalisation())
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
-    sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": _peak_mib()}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib()}))
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Return the most memory that this program has held; `getrusage` would tell the caller's from before it began."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
-def _some(count: int, rng: torch.Generator) -> Examples:
+def some(count: int, rng: torch.Generator) -> Examples:
+    """Return segments of noise, with labels at random."""
     labels = torch.eye(5)[torch.randint(0, 5, (count,), generator=rng)]
     return Examples(torch.randn(count, 12, 500, generator=rng), labels)
 

@@ -20,8 +20,9 @@ import typer
 
 from server.learning import capture
 from shared.model import ResNet34, build
-from shared.settings import General
+from shared.settings import General, Personalisation, Profile
 from shared.training import device_for_training, fit, task_loss
+from shared.unlearning import METHODS
 from simulations.one_device import write_version
 
 Data = Annotated[Path, typer.Option("--data", help="A folder in PTB-XL's layout.")]
@@ -38,12 +39,7 @@ def device(width: int = 64, repeats: int = 5) -> None:
     """Time and memory of personalising one wearable on one core: 7 segments, each time in a new process."""
     with tempfile.TemporaryDirectory() as folder:
         write_version(Path(folder), width=width)
-        command = [sys.executable, "-m", "simulations.one_device", folder]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        runs = []
-        for _ in range(repeats):
-            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            runs.append(json.loads(done.stdout))
+        runs = [_in_process("simulations.one_device", folder) for _ in range(repeats)]
     printed(
         width=width,
         repeats=repeats,
@@ -52,6 +48,35 @@ def device(width: int = 64, repeats: int = 5) -> None:
         peak_mib_median=float(np.median([run["peak_mib"] for run in runs])),
         runs=runs,
     )
+
+
+def methods(width: int = 64, profile: Profile = "default", repeats: int = 3) -> None:
+    """Time and memory of every unlearning method on one wearable and one core, each time in a new process.
+
+    Retraining is the row `exact`. Of zero-shot transfer, three of the published 4000 groups of steps.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_version(Path(folder), width=width, control=Personalisation().gate_segments)
+        for method in METHODS:
+            runs = [_in_process("simulations.one_method", folder, method, profile) for _ in range(repeats)]
+            found.append(
+                {
+                    "method": method,
+                    "cpu_seconds_median": float(np.median([run["cpu_seconds"] for run in runs])),
+                    "peak_mib_median": float(np.median([run["peak_mib"] for run in runs])),
+                    "failed": runs[0]["failed"],
+                }
+            )
+    printed(width=width, profile=profile, repeats=repeats, methods=found)
+
+
+def _in_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Return what a module prints, run in a process of its own on one core."""
+    command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def speed(width: int = 64, batch_size: int = 64, repeats: int = 5, steps: int = 8) -> None:
