@@ -18,6 +18,7 @@ from shared.errors import ConsentError, DataError, UsageError, WorkspaceError
 from shared.files import write_atomically
 from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest, without_copies
 from shared.settings import General, Settings, Task
+from shared.waveforms import header_meaning
 
 FACT = "enrolment"  # the registry remembers under this name how its patients were enrolled
 
@@ -106,8 +107,8 @@ def enrol_patient(
 ) -> Patient:
     """Enrol one more patient with a device, from the workspace's data or from another folder.
 
-    A recording is recognised by the sha256 of its files, header included, whatever their names are. The same waveform
-    with another header or in another format is another recording here.
+    A recording is recognised by the sha256 of its files and of what the header says, whatever their names are and
+    however it is written. The same waveform with another gain or in another format is another recording here.
 
     Args:
         workspace: has a registry.
@@ -126,13 +127,10 @@ def enrol_patient(
         before = registry.recall(FACT) or {}
         task: Task = before.get("task", General.task)
         found, digests = _usable(folder, patient, task=task, unit=before.get("unit"))
-        for holder, record_id in registry.holders(digests.values()):
-            raise ConsentError(
-                f"a recording of patient {patient} is enrolled already, as record {record_id} of patient {holder}; "
-                "choose a patient whose recordings nobody holds"
-            )
+        _refuse_held(registry, patient, digests)
 
         def feed(enrolled: Sequence[Patient]) -> None:
+            _refuse_held(registry, patient, digests)  # once more: nobody else can enrol now
             write_feed(workspace, enrolled[0], folder=folder, records=found.records, digests=digests)
 
         (added,) = registry.enrol_many(
@@ -158,6 +156,14 @@ def _refuse_enrolled(registry: Registry, patient: str) -> None:
         )
 
 
+def _refuse_held(registry: Registry, patient: str, digests: Mapping[str, str]) -> None:
+    for holder, record_id in registry.holders(digests.values()):
+        raise ConsentError(
+            f"a recording of patient {patient} is enrolled already, as record {record_id} of patient {holder}; "
+            "choose a patient whose recordings nobody holds"
+        )
+
+
 def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tuple[Readable, dict[str, str]]:
     """Return the patient's records that the task can use and that can be read, and their files' digests by id."""
     known = index(folder)
@@ -169,8 +175,10 @@ def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tupl
         raise UsageError(f"no patient {patient!r} with a superclass among the {len(people)} of {folder}; {hint}")
     kept, unfit = for_task(own, task)
     digests = {record.id: record_digest(folder, record) for record in kept}
-    once, again = without_copies(kept, digests)
-    found = readable(folder, once, tell=lambda _: None)
+    others = _alike(folder, kept, [record for record in for_task(known.records, task)[0] if record.patient != patient])
+    once, again = without_copies([*kept, *others], digests | {one.id: record_digest(folder, one) for one in others})
+    again = tuple(one for one in again if one.record in digests)
+    found = readable(folder, [record for record in once if record.id in digests], tell=lambda _: None)
     left_out = (*unfit, *again, *found.left_out)
     if not found.records:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(one.reason for one in left_out).items())
@@ -184,3 +192,9 @@ def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tupl
             "take a folder in the same unit"
         )
     return Readable(found.records, left_out, found.units), digests
+
+
+def _alike(folder: Path, own: Iterable[Record], others: Iterable[Record]) -> list[Record]:
+    """Return those of `others` whose headers say what one of `own` says: they may be copies."""
+    said = {header_meaning(folder / f"{record.path}.hea") for record in own}
+    return [record for record in others if header_meaning(folder / f"{record.path}.hea") in said]

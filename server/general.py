@@ -44,13 +44,17 @@ class Trained:
     Attributes:
         digest: sha256 of its weights' file, and the name of its folder.
         reused: whether it was there already.
-        record: what is told of it: curves, metrics, data, seconds.
+        record: what is told of it: curves, metrics, seconds.
+        data: digest of the records that it was made of.
+        withdrawn: public records that it was made without because they were withdrawn, by role.
         left_out: the enrolled records it was made without, and why.
     """
 
     digest: str
     reused: bool
     record: dict[str, Any]
+    data: str
+    withdrawn: dict[Role, int]
     left_out: tuple[LeftOut, ...] = ()
 
 
@@ -104,12 +108,13 @@ def train_general(
         tell: told epochs done and in all.
         watch: called after every step; what it raises ends the training.
     """
+    withdrawn = {role: registry.withdrawn([role]) for role in PUBLIC_ROLES}
     corpus = open_corpus(workspace, registry, settings)
     lineage = lineage_of(corpus.signals, settings)
     known = keep_only(workspace.models, lineage)
     if known is not None:
         told = json.loads((known / "curves.json").read_text())
-        return Trained(known.name, True, told, corpus.signals.left_out)
+        return Trained(known.name, True, told, lineage["data"], withdrawn, corpus.signals.left_out)
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell, watch=watch)
     seconds = time.perf_counter() - began
@@ -126,7 +131,7 @@ def train_general(
     lineage |= {"package": package.fingerprint}
     publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
-    return Trained(package.digest, False, record, corpus.signals.left_out)
+    return Trained(package.digest, False, record, lineage["data"], withdrawn, corpus.signals.left_out)
 
 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:

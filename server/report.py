@@ -23,6 +23,7 @@ from server.wording import (
     counted,
     day,
     duration,
+    made_without,
     moment,
     number,
     percent,
@@ -117,6 +118,7 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
         "rows_at_most": figures.ROWS_AT_MOST,
         "styles": STYLES,
         "style_of": style_of,
+        "made_without": made_without(result["general"]),
         "reasons": [(row["pseudonym"], row["reason"]) for row in result["personal"] if row["reason"]],
     }
 

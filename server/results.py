@@ -36,7 +36,7 @@ EXAMPLE_EPSILON_SD = 0.1  # strength of the attack in the picture of a waveform,
 def describe_data(
     workspace: Workspace, registry: Registry, corpus: Corpus, personal: Iterable[PersonaliseReply], settings: Settings
 ) -> dict[str, Any]:
-    """Return what the run's data were and what was left out of them, with counts; also what was not even enrolled."""
+    """Return what the data are and what was left out of them, with counts; also what was not even enrolled."""
     found = index(workspace.data)
     usable, other = for_task(found.records, settings.general.task)
     left_out = Counter(one.reason for one in (*found.left_out, *other, *corpus.signals.left_out))
@@ -46,7 +46,6 @@ def describe_data(
     return {
         "folder_name": workspace.data.name,
         "unit": corpus.signals.unit,
-        "digest": corpus.signals.digest,
         "patients": len({record.patient for record in usable}),
         "records": len(usable),
         "left_out": dict(left_out),
@@ -67,9 +66,11 @@ def describe_split(registry: Registry) -> dict[str, Any]:
     return found
 
 
-def describe_general(trained: Trained) -> dict[str, Any]:
-    """Return what is told of the general model."""
-    return {**trained.record, "reused": trained.reused}
+def describe_general(registry: Registry, trained: Trained) -> dict[str, Any]:
+    """Return what is told of the general model, and how many of its records have been withdrawn since it was made."""
+    since = {role: registry.withdrawn([role]) - before for role, before in trained.withdrawn.items()}
+    about = {"reused": trained.reused, "data": trained.data, "withdrawn": trained.withdrawn, "withdrawn_since": since}
+    return {**trained.record, **about}
 
 
 _TOLD = (
@@ -147,13 +148,17 @@ def describe_due(job: Job, pseudonym: str, settings: Settings) -> dict[str, Any]
     return describe_withdrawal(Withdrawal(job, nothing), pseudonym, settings)
 
 
-def describe_silent(wearables: Iterable[Patient], replies: Mapping[int, PersonaliseReply]) -> list[dict[str, Any]]:
-    """Return the devices of consenting patients that made no personal model, and why."""
+def describe_silent(
+    wearables: Iterable[Patient], replies: Mapping[int, PersonaliseReply], *, began: datetime
+) -> list[dict[str, Any]]:
+    """Return the devices of consenting patients that made no personal model, and why; the run began at `began`."""
     rows = []
     for patient in wearables:
         reply = replies.get(-1 if patient.slot is None else patient.slot)
         if patient.status != "withdrawn" and (reply is None or reply.status != "ok"):
-            reason = "no answer" if reply is None else reply.reason
+            late = datetime.fromisoformat(patient.enrolled_at) >= began
+            missing = "enrolled after the run began; the next one asks the device" if late else "no answer"
+            reason = missing if reply is None else reply.reason
             rows.append({"slot": patient.slot, "pseudonym": patient.pseudonym, "reason": reason})
     return rows
 

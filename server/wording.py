@@ -1,6 +1,8 @@
 """How the report says numbers and times: one form for each kind, and `n/a` for what is missing."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from shared.errors import DataError
 
@@ -99,3 +101,15 @@ def worded(count: int, noun: str) -> str:
 def word(count: int) -> str:
     """Return small counts as words, larger ones as digits."""
     return WORDS[count] if count < len(WORDS) else f"{count:,}"
+
+
+def made_without(general: Mapping[str, Any]) -> list[str]:
+    """Return what withdrawals took from the general model, and what they will: nobody is certified there."""
+    before, since = (_public_records(general[name]) for name in ("withdrawn", "withdrawn_since"))
+    told = [f"made without {before}, withdrawn"] if before else []
+    return [*told, f"made with {since}, withdrawn since; the next run makes it again"] if since else told
+
+
+def _public_records(gone: Mapping[str, int]) -> str:
+    parts = {"corpus": "the corpus", "control": "the controls"}
+    return " and ".join(f"{counted(n, 'record')} of {parts[role]}" for role, n in gone.items() if n)

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 from shared.errors import WorkspaceError
 from shared.files import flush_folder, folder_beside, write_atomically
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "workspace.json"
 POLL_S = 0.05
 

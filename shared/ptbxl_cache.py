@@ -30,7 +30,7 @@ from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
 
-VERSION = 3  # of the layout and of how signals are read; part of every digest
+VERSION = 4  # of the layout and of how signals are read; part of every digest
 RECORD_BYTES = len(LEADS) * RECORD_SAMPLES * 2
 
 

@@ -55,15 +55,11 @@ def signal_files(header: Path) -> tuple[str, ...]:
 def files_digest(header: Path) -> str:
     """Return the sha256 over a header and the signal files it names; a missing file changes it too.
 
-    The names of record and files do not count, nor do comments: a copy under another name is the same recording.
+    Names of record and files do not count, nor do comments, or how a number is written: a copy under another name is
+    the same recording.
     """
-    record, *signals = _header_lines(header) or [f"no {header.name}"]
     names = signal_files(header)
-    number = {name: str(place) for place, name in enumerate(names)}
-    total = hashlib.sha256(_parted(record)[1].encode())
-    for line in signals:
-        name, about = _parted(line)
-        total.update(f"\n{number.get(name, name)} {about}".encode())
+    total = hashlib.sha256(header_meaning(header).encode())
     for name in names:
         try:
             content = (header.parent / name).read_bytes()
@@ -72,6 +68,41 @@ def files_digest(header: Path) -> str:
         except OSError:
             total.update(f"\n{name} missing".encode())
     return total.hexdigest()
+
+
+def header_meaning(header: Path) -> str:
+    """Return what a header says of its signals, in one spelling; two of one recording say the same.
+
+    The signals' checksums are in it, so that two recordings hardly ever do.
+    """
+    record, *signals = _header_lines(header) or [f"no {header.name}"]
+    number = {name: str(place) for place, name in enumerate(signal_files(header))}
+    lines = [" ".join(map(_spelt, _parted(record)[1].split()[:3]))]  # signals, rate, samples; the hour is no matter
+    for line in signals:
+        name, about = _parted(line)
+        lines.append(f"{number.get(name, name)} {_signal_meaning(about)}")
+    return "\n".join(lines)
+
+
+def _signal_meaning(about: str) -> str:
+    """Return a signal's format, gain, numbers and lead in one spelling: 1000/mV is 1000.0(0)/mV.
+
+    A baseline that is not written is the zero level, a unit is millivolts (WFDB's header(5)).
+    """
+    layout, gain, *numbers, lead = [*about.split(maxsplit=7), *[""] * 8][:8]
+    written = re.fullmatch(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?", gain)
+    if written:
+        zero = numbers[1] or "0"
+        gain = f"{_spelt(written[1])}({_spelt(written[2] or zero)})/{written[3] or 'mV'}"
+    return " ".join([layout, gain, *map(_spelt, numbers), " ".join(lead.upper().split())])
+
+
+def _spelt(word: str) -> str:
+    """Return a number in one spelling, and what is none as it is."""
+    try:
+        return f"{float(word):.17g}"
+    except ValueError:
+        return word
 
 
 def _parted(line: str) -> tuple[str, str]:
@@ -107,8 +138,8 @@ def read_waveform(stem: Path, *, hz: int, name: str) -> Waveform:
     order = _lead_order(found.sig_name, name=name)
     unit, factors = _units(found.units, name=name)
     values = np.asarray(found.p_signal, dtype=np.float64).T
-    if np.isnan(values).any():
-        bad = [LEADS[row] for row, lead in enumerate(order) if np.isnan(values[lead]).any()]
+    if not np.isfinite(values).all():
+        bad = [LEADS[row] for row, lead in enumerate(order) if not np.isfinite(values[lead]).all()]
         _refuse("not a number", name, f"has invalid samples in {', '.join(bad)}, expected a number everywhere")
     counts = _stored_counts(found, values)
     _check_sums(found, counts, stem, name=name)
@@ -143,14 +174,20 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
             _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
     try:
         _check_samples(wfdb.rdheader(str(stem)), stem, hz=hz, name=name)
-        found = wfdb.rdrecord(str(stem))
+        with np.errstate(all="ignore"):  # what a strange gain makes of the samples is looked at afterwards
+            found = wfdb.rdrecord(str(stem))
     except BadRecord:
         raise
     except Exception as error:  # wfdb raises whatever its parsing trips over: KeyError, IndexError, ValueError...
         seen = f"cannot be read ({type(error).__name__}: {error}), expected a header that agrees with its signal file"
         raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", "unreadable") from error
-    if found.p_signal is None or not found.file_name or not all(found.adc_gain):
-        _refuse("unreadable", name, "has no signal with a gain, expected one")
+    if (
+        found.p_signal is None
+        or not found.file_name
+        or not all(found.adc_gain)
+        or not np.isfinite(found.adc_gain).all()
+    ):
+        _refuse("unreadable", name, "has no signal with a gain, or one that is no number, expected one for every lead")
     return found
 
 

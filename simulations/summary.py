@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rows import counted
+from server.wording import made_without
 
 Row = Mapping[str, Any]
 COLUMNS = {"directory": "devices", "audit again": "audit"}  # what a phase is called in the table of seconds
@@ -88,9 +89,9 @@ def _withdrawals(rows: Sequence[Row]) -> Table:
     for row in rows:
         named = f"record {row['named'][0]}" if len(row["named"]) == 1 else counted(row["records"], "record")
         scope = "everything" if row["scope"] == "patient" else named
-        now = "general" if row["equals_general"] else row["after"][:7] or "none"
+        now = "general" if row["after"] and row["equals_general"] else row["after"][:7] or "none"
         verdict = row["verdict"]["verdict"] if row["verdict"] else "none yet"
-        before = "general" if row["before"] == row["general"] else row["before"][:7]
+        before = "general" if row["before"] and row["before"] == row["general"] else row["before"][:7]
         served = row["served"] or ("general" if row["after"] else "none")  # it stands in: as wide as a method
         segments = str(row["erased"]["segments"])
         table.add_row(row["pseudonym"], scope, segments, f"{before or 'none'} > {now}", served, verdict)
@@ -118,18 +119,11 @@ def closing(result: Row) -> str:
     if record["accuracy"] is not None:
         lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
-    lines += _without(result["split"])
+    lines += [f"  {told}" for told in made_without(general)]
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"no personal model: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
-
-
-def _without(split: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return what the public side has lost by withdrawals: nobody is certified there, because no device is told."""
-    gone = {name: split[name]["withdrawn"] for name in ("corpus", "controls")}
-    told = " and ".join(f"{counted(n, 'record')} of the {name}" for name, n in gone.items() if n)
-    return [f"  made without {told}, withdrawn"] if told else []
 
 
 def refused(result: Row) -> list[str]:

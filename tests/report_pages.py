@@ -132,7 +132,6 @@ def sample(devices=24, withdrawals=2, seed=0):
         "data": {
             "folder_name": "ptbxl-mini",
             "unit": "mV",
-            "digest": sha(rng),
             "patients": 379,
             "records": 404,
             "left_out": {"no superclass": 11, "several superclasses": 62},
@@ -144,6 +143,9 @@ def sample(devices=24, withdrawals=2, seed=0):
         },
         "general": {
             "digest": general,
+            "data": sha(rng),
+            "withdrawn": {"corpus": 0, "control": 0},
+            "withdrawn_since": {"corpus": 0, "control": 0},
             "reused": False,
             "device": "cpu",
             "parameters": 462_000,

@@ -5,11 +5,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from ptbxl_files import copy_record
+from ptbxl_files import change_rows, copy_record, header
 
 from server.enrolment import enrol_patient
 from server.registry import Registry
@@ -223,6 +223,59 @@ def test_a_withdrawn_recording_does_not_come_back_under_another_file_name(tmp_pa
         enrol_patient(workspace, "15", data=data)
 
 
+def test_a_withdrawn_recording_does_not_come_back_with_its_header_spelt_anew(tmp_path, workspace, cohort, larger):
+    with Registry.open(workspace.registry_path) as registry:
+        patient = registry.patients("wearable")[0].id
+        gone = registry.records(patient)[0].id
+        registry.withdraw(patient)
+    data = tmp_path / "data"
+    shutil.copytree(larger, data)
+    new = next(r for r in index(data).records if r.patient == "15" and len(r.superclasses) == 1)
+    copy_record(next(r for r in index(cohort).records if r.id == gone), new, of=cohort, to=data)
+    path = header(data, new)
+    first, *lines = path.read_text().splitlines()
+    assert all("1000.0(0)/mV" in line for line in lines)
+    respelt = [line.replace("1000.0(0)/mV", "1000/mV").replace(" ", "\t") for line in lines]
+    path.write_text("\n".join([f"{first}.0 10:00:00 01/01/2001", *respelt, "# said again"]) + "\n")
+    with pytest.raises(ConsentError, match=rf"a recording of patient 15 is enrolled already.*patient {patient}"):
+        enrol_patient(workspace, "15", data=data)
+
+
+def test_a_recording_under_two_patients_of_a_folder_is_enrolled_for_neither(tmp_path, workspace, larger):
+    data = tmp_path / "data"
+    shutil.copytree(larger, data)
+    fit = {r.patient: r for r in index(data).records if r.patient in ("15", "16") and len(r.superclasses) == 1}
+    copy_record(fit["15"], fit["16"], of=larger, to=data)
+    for patient in ("15", "16"):
+        told = []
+        with suppress(DataError):  # where it was the only one
+            enrol_patient(workspace, patient, data=data, tell=told.append)
+        with Registry.open(workspace.registry_path) as registry:
+            if patient in {known.id for known in registry.patients()}:
+                assert fit[patient].id not in {row.id for row in registry.records(patient)}
+                assert [one.record for one in told if one.reason == "same recording"] == [fit[patient].id]
+
+
+def test_of_two_who_enrol_one_recording_at_the_same_moment_one_is_refused(tmp_path, workspace, larger, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(larger, data)
+    fit = {r.patient: r for r in index(data).records if r.patient in ("15", "16") and len(r.superclasses) == 1}
+    copy_record(fit["15"], fit["16"], of=larger, to=data)
+    change_rows(data, lambda rows: rows.remove(next(row for row in rows if row["ecg_id"] == fit["15"].id)))
+    enrol_many = Registry.enrol_many
+
+    def after_somebody_else(registry, *words, **more):
+        monkeypatch.setattr(Registry, "enrol_many", enrol_many)
+        enrol_patient(workspace, "16", data=data)
+        return enrol_many(registry, *words, **more)
+
+    monkeypatch.setattr(Registry, "enrol_many", after_somebody_else)
+    with pytest.raises(ConsentError, match=r"a recording of patient 15 is enrolled already.*patient 16"):
+        enrol_patient(workspace, "15", data=larger)
+    with Registry.open(workspace.registry_path) as registry:
+        assert "15" not in {known.id for known in registry.patients()}
+
+
 def test_an_unknown_patient_is_refused_with_a_way_out(workspace, larger):
     with pytest.raises(UsageError, match="--data names another folder"):
         enrol_patient(workspace, "nobody")
@@ -259,8 +312,8 @@ def test_a_patient_without_a_usable_record_is_refused_with_the_reasons(tmp_path,
 def test_a_patient_in_another_unit_is_refused(tmp_path, workspace, larger):
     data = tmp_path / "data"
     shutil.copytree(larger, data)
-    for header in data.rglob("*.hea"):
-        header.write_text(header.read_text().replace("/mV", "/NU"))
+    for path in data.rglob("*.hea"):
+        path.write_text(path.read_text().replace("/mV", "/NU"))
     with pytest.raises(DataError, match="are in NU, this workspace's in mV"):
         enrol_patient(workspace, "15", data=data)
 

@@ -51,13 +51,22 @@ def test_it_prints_accuracies_differences_and_seconds(result):
     assert "Withdrawals" not in text
 
 
-def test_it_says_what_the_general_model_was_made_without(result):
-    assert "made without" not in printed(result)
-    split = copy.deepcopy(result["split"])
-    split["corpus"]["withdrawn"] = 2
-    assert "  made without 2 records of the corpus, withdrawn\n" in printed({**result, "split": split})
-    split["controls"]["withdrawn"] = 1
-    assert "made without 2 records of the corpus and 1 record of the controls" in printed({**result, "split": split})
+def test_it_says_what_the_general_model_was_made_without_and_what_it_should_not_have_had(result):
+    assert "  made with" not in printed(result)
+    general = {**result["general"], "withdrawn": {"corpus": 2, "control": 0}}
+    assert "  made without 2 records of the corpus, withdrawn\n" in printed({**result, "general": general})
+    general["withdrawn"]["control"] = 1
+    assert "made without 2 records of the corpus and 1 record of the controls" in printed(
+        {**result, "general": general}
+    )
+    general["withdrawn_since"] = {"corpus": 1, "control": 0}
+    text = printed({**result, "general": general})
+    assert "  made with 1 record of the corpus, withdrawn since; the next run makes it again" in text
+
+
+def test_a_device_that_had_no_model_has_none_before_and_after(result):
+    row = {**WITHDRAWAL, "general": "", "before": "", "after": "", "equals_general": True}
+    assert "none > none" in printed({**result, "withdrawals": [row]})
 
 
 def test_a_general_model_that_stands_in_fits_eighty_columns(result):

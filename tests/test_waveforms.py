@@ -10,6 +10,7 @@ from ptbxl_files import change_rows, changed_sample, copy_record, counts_of, hea
 
 from shared.ptbxl import BadRecord, index, load, read_signal, record_digest
 from shared.settings import LEADS
+from shared.waveforms import header_meaning
 
 
 @pytest.fixture
@@ -201,12 +202,54 @@ def test_the_digest_of_a_record_changes_with_any_of_its_files(data):
     digests = [record_digest(data, record)]
     changed_sample(data, record)
     digests.append(record_digest(data, record))
-    replaced(data, record, "12 500 5000", "12 500  5000")
+    replaced(data, record, "1000.0(0)/mV", "1000.1(0)/mV")
     digests.append(record_digest(data, record))
     (data / f"{record.path}.dat").unlink()
     digests.append(record_digest(data, record))
     assert len(set(digests)) == 4
     assert all(len(digest) == 64 for digest in digests)
+
+
+def gain_of(written: str) -> str:
+    return f"r 1 500 5000\nr.dat 16 {written} 16 0 -3 77 0 aVR\n"
+
+
+SAME = ("1000.0(0)/mV", "1000/mV", "1e3(0)/mV", "1000.0(0)", "1000.", "+1000(00)/mV")
+OTHER = ("1000.0(1)/mV", "1000.0(0)/uV", "1000.5/mV", "200/mV", "nan(0)/mV", "(0)/mV")
+
+
+@pytest.mark.parametrize("written", SAME)
+def test_a_recording_is_the_same_however_its_header_is_written(tmp_path, written):
+    for name, text in (
+        ("a", gain_of(SAME[0])),
+        ("b", "# x\n" + gain_of(written).replace(" ", "\t").replace("aVR", "AVR")),
+    ):
+        (tmp_path / f"{name}.hea").write_text(text)
+    assert header_meaning(tmp_path / "a.hea") == header_meaning(tmp_path / "b.hea")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *map(gain_of, OTHER),
+        *(
+            gain_of(SAME[0]).replace(*pair)
+            for pair in ((" 77 ", " 78 "), (" 16 1", " 24 1"), ("aVR", "aVL"), (" 500 ", " 100 "))
+        ),
+    ],
+)
+def test_a_header_that_means_something_else_is_another_recording_s(tmp_path, text):
+    for name, written in (("a", gain_of(SAME[0])), ("b", text)):
+        (tmp_path / f"{name}.hea").write_text(written)
+    assert header_meaning(tmp_path / "a.hea") != header_meaning(tmp_path / "b.hea")
+
+
+@pytest.mark.parametrize("gain", ["nan", "inf", "1e-320", "1e400"])
+def test_a_strange_gain_is_refused_without_a_warning(data, gain):
+    record = index(data).records[0]
+    replaced(data, record, "1000.0(0)/mV 16 0", f"{gain}(0)/mV 16 0")
+    with pytest.raises(BadRecord):
+        read_signal(data, record)
 
 
 @pytest.mark.parametrize(

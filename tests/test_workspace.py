@@ -33,7 +33,7 @@ def test_a_workspace_opens_as_it_was_created(workspace, tmp_path):
     assert opened.data == tmp_path / "data"
     assert all(room.is_dir() for room in opened.rooms)
     assert json.loads((opened.home / "workspace.json").read_text()) == {
-        "lethe_workspace": 2,
+        "lethe_workspace": 3,
         "data": str(tmp_path / "data"),
     }
 
@@ -77,8 +77,8 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
         ('{"lethe_workspace": 2, "da', "cannot be read"),
         ("\x00\xff", "cannot be read"),
         ("[]", "version None"),
-        ('{"lethe_workspace": 1, "data": "x"}', "version 1, this Lethe reads version 2"),
-        ('{"lethe_workspace": 2}', "data folder"),
+        ('{"lethe_workspace": 1, "data": "x"}', "version 1, this Lethe reads version 3"),
+        ('{"lethe_workspace": 3}', "data folder"),
     ],
 )
 def test_what_is_no_workspace_of_this_version_is_refused(tmp_path, content, says):
