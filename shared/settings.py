@@ -195,7 +195,8 @@ class Settings:
             if group not in groups or name not in get_type_hints(type(groups[group])):
                 near = difflib.get_close_matches(key, self.flat(), n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise UsageError(f"unknown setting {key!r}; {hint}the settings are {', '.join(sorted(self.flat()))}")
+                named = [name for name in sorted(self.flat()) if group not in groups or name.startswith(f"{group}.")]
+                raise UsageError(f"unknown setting {key!r}; {hint}there are {', '.join(named)}")
             groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
         return type(self)(**groups)
 

@@ -62,7 +62,7 @@ def files_digest(header: Path) -> str:
     total = hashlib.sha256(header_meaning(header).encode())
     for name in names:
         try:
-            content = (header.parent / name).read_bytes()
+            content = _content(header.parent / name)
             total.update(f"\n{len(content)} ".encode())
             total.update(content)
         except OSError:
@@ -114,10 +114,17 @@ def _parted(line: str) -> tuple[str, str]:
 def _header_lines(header: Path) -> list[str]:
     """Return the line of the record and those of its signals; nothing where there is no header that can be read."""
     try:
-        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _content(header).decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def _content(path: Path) -> bytes:
+    """Return a file's bytes; what is no file, such as a pipe, would have none or no end of them."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path.read_bytes()
 
 
 def read_waveform(stem: Path, *, hz: int, name: str) -> Waveform:
@@ -234,9 +241,10 @@ def _lead_order(names: list[str], *, name: str) -> list[int]:
     if len(seen) == len(LEADS) and not missing:
         return [seen.index(lead) for lead in LEADS]
     extra = [lead for lead in seen if lead not in LEADS]
+    twice = sorted({lead for lead in seen if seen.count(lead) > 1})
     notes = [f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
     notes += [f"unknown: {', '.join(extra)}"] if extra else []
-    notes += [] if notes else ["a lead comes twice"]
+    notes += [f"more than once: {', '.join(twice)}"] if twice else []
     _refuse("wrong leads", name, f"has {len(seen)} leads, expected {len(LEADS)} ({'; '.join(notes)})")
 
 

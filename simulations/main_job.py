@@ -5,7 +5,7 @@ The commands of `simulations/cli.py` call this; it prints progress on stderr and
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ PHASES = {
     "verify": "verifying the erasure",
     "result": "adding up",
 }
+AGAIN = {"general": "training again: somebody withdrew", "personalise": "personalising again"}
 
 
 def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, dict[str, Any]]:
@@ -149,15 +150,20 @@ def drawn() -> Iterator[Any]:
             for index, phase in enumerate(state["finished"]):
                 key = f"{index}{phase['name']}"
                 if key not in tasks:
-                    tasks[key] = bar.add_task(PHASES[phase["name"]], total=1)
+                    tasks[key] = bar.add_task(_called(phase["name"], state["finished"][:index]), total=1)
                 total = bar.tasks[tasks[key]].total
                 bar.update(tasks[key], completed=total or 1, total=total or 1)
             name = state["phase"]
             key = f"{len(state['finished'])}{name}"
             if name in PHASES and not (state["finished"] and state["finished"][-1]["name"] == name and state["done"]):
                 if key not in tasks:
-                    tasks[key] = bar.add_task(PHASES[name], total=None)
+                    tasks[key] = bar.add_task(_called(name, state["finished"]), total=None)
                 if state["total"]:
                     bar.update(tasks[key], completed=state["done"], total=state["total"])
 
         yield on_state
+
+
+def _called(name: str, before: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a phase is called that comes after others of the run."""
+    return AGAIN.get(name, PHASES[name]) if any(phase["name"] == name for phase in before) else PHASES[name]

@@ -1,5 +1,6 @@
 """One record's files: what becomes of the signal, and how bad ones are refused."""
 
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -121,7 +122,7 @@ def longer(folder, record):
 BAD = {
     "eleven leads": (eleven_leads, "wrong leads", "has 11 leads, expected 12 .AVL is missing"),
     "unknown lead": (unknown_lead, "wrong leads", "V6 is missing; unknown: V7"),
-    "a lead twice": (same_lead_twice, "wrong leads", "13 leads, expected 12 .a lead comes twice"),
+    "a lead twice": (same_lead_twice, "wrong leads", "13 leads, expected 12 .more than once: "),
     "8 seconds": (short, "wrong samples", "4000 samples at 500 Hz, expected 5000 at 500 Hz"),
     "another rate": (other_rate, "wrong samples", "250 Hz, expected 5000 at 500 Hz"),
     "an invalid sample": (invalid_sample, "not a number", "invalid samples in V2"),
@@ -274,3 +275,14 @@ def test_what_a_header_claims_is_refused_before_room_is_made_for_it(data, old, n
     finally:
         tracemalloc.stop()
     assert caught.value.reason == reason
+
+
+def test_a_pipe_in_a_file_s_place_has_no_end_and_is_not_read(data):
+    record = index(data).records[0]
+    for suffix in ("dat", "hea"):
+        path = data / f"{record.path}.{suffix}"
+        path.unlink()
+        os.mkfifo(path)
+        assert len(record_digest(data, record)) == 64
+        with pytest.raises(BadRecord, match=rf"has no file {path.name}"):
+            read_signal(data, record)
