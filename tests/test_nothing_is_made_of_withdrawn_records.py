@@ -156,6 +156,33 @@ def test_a_model_is_sent_to_no_further_device_once_a_corpus_patient_withdraws(fl
     assert len(others) == len(fleet.wearers())
 
 
+def test_the_result_says_that_a_model_holds_who_withdrew_when_it_had_been_made(fleet, monkeypatch):
+    """After the devices have their models nothing is made again in this run; the next one does it."""
+    push, gone = fleet.grid.push_messages, []
+
+    def watched(messages):
+        for message in (messages := list(messages)):
+            if message.metadata.message_type == "query.probe" and not gone:
+                gone.append(fleet.registry.patients("corpus")[0].id)
+                fleet.registry.withdraw(gone[0])
+        return push(messages)
+
+    def told(run) -> tuple[dict, str]:
+        result = json.loads((fleet.workspace.reports / run.name / "result.json").read_text())
+        (folder,) = fleet.workspace.models.iterdir()
+        assert result["general"]["data"] == json.loads((folder / "lineage.json").read_text())["data"]
+        return result["general"], folder.name
+
+    monkeypatch.setattr(fleet.grid, "push_messages", watched)
+    general, holds = told(fleet.run())
+    records = len(fleet.registry.records(gone[0], consented_only=False))
+    assert general["withdrawn"] == {"corpus": 0, "control": 0}
+    assert general["withdrawn_since"] == {"corpus": records, "control": 0}
+    general, digest = told(fleet.run())
+    assert digest != holds
+    assert (general["withdrawn"]["corpus"], general["withdrawn_since"]["corpus"]) == (records, 0)
+
+
 def test_who_withdraws_while_models_are_made_is_forgotten_before_anything_is_measured(fleet, monkeypatch):
     patient = fleet.with_several_records()
     node, push, types = FIRST_NODE + patient.slot, fleet.grid.push_messages, []
