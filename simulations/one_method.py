@@ -18,8 +18,8 @@ import torch
 from shared.errors import LetheError
 from shared.package import load_general
 from shared.personalisation import Frozen, personalise
-from shared.settings import Settings
-from shared.training import join, one_thread
+from shared.settings import SUPERCLASSES, Settings
+from shared.training import Examples, join, one_thread
 from shared.unlearning import METHODS
 from shared.unlearning.case import Case
 from simulations.one_device import OWN_SEGMENTS, peak_mib, some
@@ -39,6 +39,7 @@ def case_of(folder: Path, profile: str) -> Case:
     general, public = load_general(folder)
     rng = torch.Generator().manual_seed(1)
     retain, forget = some(OWN_SEGMENTS, rng), some(OWN_SEGMENTS, rng)
+    forget = Examples(forget.segments, torch.eye(len(SUPERCLASSES))[:1].expand(OWN_SEGMENTS, -1))  # gkt forgets a class
     recipe = settings.personalisation
     personal = personalise(general, join([retain, forget]), public, recipe).model
     frozen = Frozen(general, public, recipe)
