@@ -63,7 +63,7 @@ class Effect:
         change: what takes the model's place.
         served: the method that made it, "" for none.
         methods: what was measured.
-        reason: why nothing was, else "".
+        reason: why nothing was, or a method made no model; else "".
     """
 
     change: Change
@@ -117,8 +117,11 @@ def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Eff
     try:
         return _unlearn(store, request, gone)
     except Exception as error:  # whatever it is, the data must go
-        seen = str(error) if isinstance(error, LetheError) else f"{type(error).__name__}: {error}"
-        return Effect(_without_training(store), reason=f"nothing could be measured: {seen}")
+        return Effect(_without_training(store), reason=f"nothing could be measured: {_seen(error)}")
+
+
+def _seen(error: Exception) -> str:
+    return str(error) if isinstance(error, LetheError) else f"{type(error).__name__}: {error}"
 
 
 def _without_training(store: Store) -> Change:
@@ -133,16 +136,25 @@ def _without_training(store: Store) -> Change:
 
 
 def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
-    """Measure every method on the model in use and serve the one that is named."""
+    """Measure every method on the model in use and serve the one that is named.
+
+    Where that one makes no model, its error is raised; of another one it is the reason that is told.
+    """
     withdrawal = prepare(store, request, gone)
     models: dict[str, ResNet34] = {}
-    outcomes = []
+    outcomes, failed = [], []
     for method in request.methods:
         began = time.perf_counter()
-        models[method] = METHODS[method](withdrawal.case)
+        try:
+            models[method] = METHODS[method](withdrawal.case)
+        except Exception as error:  # whatever it is, the one that is to be served need not suffer from it
+            if method == request.serve:
+                raise
+            failed.append(f"{method} made no model: {_seen(error)}")
+            continue
         outcomes.append(_measure(method, models[method], withdrawal, request, seconds=time.perf_counter() - began))
     change = _serve(store, models[request.serve], withdrawal, request)
-    return Effect(change, served=request.serve, methods=tuple(outcomes))
+    return Effect(change, served=request.serve, methods=tuple(outcomes), reason="; ".join(failed))
 
 
 def prepare(store: Store, request: UnlearnRequest | AuditRequest, gone: Collection[str]) -> Withdrawal:

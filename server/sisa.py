@@ -113,6 +113,10 @@ def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, fold
         if path not in wanted:
             path.unlink()
     flush_folder(folder)
+    if empty := sorted(set(range(sharding.shards)) - {one.shard for one in plan}):
+        raise DataError(
+            f"shard {empty[0]} of {sharding.shards} has no patient; take fewer shards, or enrol more patients"
+        )
     missing = [one for one in plan if not one.path.exists()]
     for done, one in enumerate(missing):
         tell(done, len(missing))
@@ -127,15 +131,11 @@ def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, fold
 
 
 def _plan(corpus: Corpus, settings: General, sharding: Sharding, folder: Path) -> Sequence[_Slice]:
-    """Return all slices in the order of their training; one that adds nobody is left out."""
+    """Return all slices in the order of their training; one that adds nobody is left out, and so is an empty shard."""
     places = np.array([sharding.place(corpus.signals.records[row].patient) for row in corpus.training])
     plan = []
     for shard in range(sharding.shards):
         ours = places[:, 0] == shard
-        if not ours.any():
-            raise DataError(
-                f"shard {shard} of {sharding.shards} has no patient; take fewer shards, or enrol more patients"
-            )
         for number in sorted(set(places[ours, 1].tolist())):
             rows = corpus.training[ours & (places[:, 1] <= number)]
             key = _key(corpus.signals, rows, settings, sharding)

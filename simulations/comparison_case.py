@@ -132,7 +132,8 @@ def compare(subject: Subject, methods: Sequence[str], *, known: Mapping[str, Met
         subject.unlearning,
         Frozen(subject.general, subject.public, recipe),
     )
-    gauge = _Gauge(subject, start, probabilities(apply(untrained(start), start.forget.segments), start.general.task))
+    random = apply(untrained(start, use="reference"), start.forget.segments)
+    gauge = _Gauge(subject, start, probabilities(random, start.general.task))
     personal = gauge.measure(made.model, seconds=0.0)
     reference = gauge.run(METHODS["exact"])
 

@@ -249,9 +249,13 @@ def test_a_method_that_fails_keeps_nothing_from_being_erased(store, package, mon
 
     monkeypatch.setitem(METHODS, failing, fail)
     reply = forget(store, request(OLD), slot=0)
-    assert (reply.status, reply.methods) == ("ok", ())
+    assert reply.status == "ok"
     assert str(error) in reply.reason
     assert store.record_ids() == (NEW,)
+    if failing == "finetune":  # it was not to be served
+        assert ([one.method for one in reply.methods], reply.served) == (["exact"], "exact")
+        return
+    assert (reply.methods, reply.served) == ((), "")
     assert store.model_path.read_bytes() == package.model
     assert store.state.recipe == ""
 
@@ -305,6 +309,21 @@ def test_an_answer_that_cannot_be_read_is_made_again(store):
 
 
 # A method that is not exact
+
+
+def test_a_method_that_refuses_does_not_keep_the_exact_one_from_being_served(store):
+    reply = forget(store, request(OLD, methods=("gkt", "exact")), slot=0)
+    assert (reply.status, reply.served) == ("ok", "exact")
+    assert [one.method for one in reply.methods] == ["exact"]
+    assert reply.reason.startswith("gkt made no model: gkt forgets whole classes")
+    assert store.state.model != store.state.general
+
+
+def test_where_the_method_to_serve_makes_no_model_the_general_one_is_served(store):
+    reply = forget(store, request(OLD, methods=("exact", "gkt")), slot=0)
+    assert reply.served == ""
+    assert "gkt forgets whole classes" in reply.reason
+    assert store.state.model == store.state.general
 
 
 def test_a_model_that_is_not_exact_says_so_and_stays_in_use(store, package):

@@ -124,6 +124,17 @@ def test_a_shard_of_nobody_is_refused(corpus, tmp_path):
         trained(corpus, tmp_path, Sharding(shards=400))
 
 
+def test_a_shard_that_has_lost_everybody_keeps_no_network_of_theirs(corpus, whole, tmp_path):
+    folder, _ = whole
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    places = [SHARDING.place(corpus.signals.records[row].patient)[0] for row in corpus.training]
+    left = replace(corpus, training=corpus.training[np.array(places) == 0])
+    with pytest.raises(DataError, match="shard 1 of 2 has no patient"):
+        trained(left, tmp_path)
+    assert {name.split("-")[0] for name in files(tmp_path)} == {"0"}
+
+
 @pytest.mark.parametrize("words", [{"shards": 0}, {"slices": 0}])
 def test_no_shard_and_no_slice_are_refused(words):
     with pytest.raises(UsageError, match="expected 1 or more of each"):

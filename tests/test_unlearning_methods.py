@@ -300,12 +300,21 @@ def test_saliency_keeps_those_with_the_largest_gradients(alone):
 
 
 def test_an_incompetent_teacher_is_untrained_and_its_seed_s(case):
-    first, again = bad_teacher.untrained(case), bad_teacher.untrained(case)
-    other = bad_teacher.untrained(replace(case, personalisation=replace(case.personalisation, seed=9)))
+    first, again = (bad_teacher.untrained(case, use="teacher") for _ in range(2))
+    nine = replace(case, personalisation=replace(case.personalisation, seed=9))
+    other = bad_teacher.untrained(nine, use="teacher")
     assert to_bytes(first) == to_bytes(again) != to_bytes(other)
     assert (first.width, first.task, first.smoothing_ms) == (4, "single", 0.0)
     assert torch.equal(first.lead_sd, case.general.lead_sd)
     assert accuracy(first, case.public.anchor) < 0.5 < accuracy(case.general, case.public.anchor)
+
+
+def test_what_is_untrained_is_not_how_the_general_model_began(case):
+    """Its seed is often the same number: a student with those weights would know the trunk that was trained on them."""
+    like, seed = case.general, case.personalisation.seed
+    settings = General(width=like.width, task=like.task, smoothing_ms=like.smoothing_ms, dropout=0.0, seed=seed)
+    made = [bad_teacher.untrained(case, use=use) for use in ("teacher", "student", "reference")]
+    assert len({to_bytes(model) for model in (*made, build(settings, lead_sd=like.lead_sd))}) == 4
 
 
 def test_lipschitz_makes_the_model_change_less_under_noise(alone):
@@ -428,6 +437,14 @@ def test_gkt_learns_classes_but_not_the_forgotten_one(alone):
     assert right[gone].mean() == 0
     assert right[~gone].mean() >= 0.25  # it has learnt another class of those that it will learn in thousands of groups
     assert accuracy(alone.general, gate) > 0.9  # which found them all
+
+
+def test_gkt_is_no_random_network_where_nothing_tells_what_it_has_learnt(alone):
+    few = replace(alone.unlearning, generator_groups=2, generator_batch_size=16)
+    gone = alone.public.gate.labels[:, LABEL] > 0.5
+    for gate in (Examples.empty(), alone.public.gate[gone]):
+        with pytest.raises(LetheError, match="nothing that the student learnt could be scored"):
+            METHODS["gkt"](replace(alone, unlearning=few, public=replace(alone.public, gate=gate)))
 
 
 def test_attention_is_the_normalised_mean_of_squares():

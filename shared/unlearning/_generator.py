@@ -8,6 +8,7 @@ the generator makes passes the gate, it learns to pass; the published code waits
 No method: the file's name begins with an underscore.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,26 +82,28 @@ def transfer(
     gate: Gate,
     score: Callable[[ResNet34], float],
     *,
-    first: float,
+    first: float | None,
 ) -> ResNet34:
     """Train `student` in place on generated inputs that pass the gate, and return it as it scored lowest.
 
-    `first` is what the student scores before it learns anything; infinity, if that is no result.
+    `first` is what the student scores before it learns anything; None, if that is no result.
 
     Raises:
-        LetheError: nothing passes the gate from the beginning, or the loss is not a finite number.
+        LetheError: nothing passes the gate from the beginning, the loss is not a finite number, or nothing that was
+            learnt could be scored.
     """
     rng = torch.Generator().manual_seed(case.personalisation.seed)
     generator, weights = _untrained(case), trained_part(student, case.personalisation).parameters
     makers = list(generator.parameters())
     adam_generator, adam_student = AdamW(makers, weight_decay=0.0), AdamW(weights, weight_decay=0.0)
     learning = student.training
-    best = Best(student.state_dict(), first)
+    best = Best(student.state_dict(), math.inf if first is None else first)
     for group in range(1, case.unlearning.generator_groups + 1):
         z = _passing(case, generator, adam_generator, teacher, gate, rng)
         if z is None and group == 1:
             raise LetheError(f"the generator did not learn in {DRAWS} steps to make anything that passes the gate")
         if z is None:
+            best.offer(student, score(student.eval()))
             break
         student.train(learning)
         for step in range(1 + STUDENT_STEPS):
@@ -118,6 +121,8 @@ def transfer(
             best.offer(student, score(student.eval()))
             if best.stale >= PATIENCE:
                 break
+    if first is None and math.isinf(best.score):
+        raise LetheError("nothing that the student learnt could be scored on public data: are there too few of them?")
     return best.settle(student)
 
 

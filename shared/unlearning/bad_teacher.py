@@ -6,6 +6,9 @@ Guarantee: none. Cost: the steps of `finetune`, each with the forget set beside 
 untrained model; up to twice a personalisation at width 16 (measured).
 """
 
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ def unlearn(case: Case) -> ResNet34:
     """Minimise the divergence from the teacher whose segments they are."""
     retain, forget = retained(case), forgotten(case)
     competent = said(case.personal, case, retain.features)
-    incompetent = apply(untrained(case), case.forget.segments).clone()
+    incompetent = apply(untrained(case, use="teacher"), case.forget.segments).clone()
 
     def loss(trained: Layers, batch: Pair) -> Tensor:
         student = trained(torch.cat([retain.features[batch.retain], forget.features[batch.forget]]))
@@ -32,10 +35,12 @@ def unlearn(case: Case) -> ResNet34:
     return descend(case, pairs(case), loss)
 
 
-def untrained(case: Case) -> ResNet34:
-    """Return a model of the general model's architecture with random weights, in evaluation mode."""
+def untrained(case: Case, *, use: Literal["teacher", "student", "reference"]) -> ResNet34:
+    """Return a model of the general model's architecture with random weights, in evaluation mode.
+
+    Each use has weights of its own, and none those that the general model began with, whose seed may be the same.
+    """
     like = case.general
-    settings = General(
-        width=like.width, task=like.task, smoothing_ms=like.smoothing_ms, dropout=0.0, seed=case.personalisation.seed
-    )
+    (seed,) = np.random.SeedSequence([case.personalisation.seed, *use.encode()]).generate_state(1)
+    settings = General(width=like.width, task=like.task, smoothing_ms=like.smoothing_ms, dropout=0.0, seed=int(seed))
     return build(settings, lead_sd=like.lead_sd).eval()

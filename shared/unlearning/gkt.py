@@ -53,7 +53,7 @@ def unlearn(case: Case) -> ResNet34:
         )
         return (0.0 if math.isnan(lost) else lost) - kept
 
-    return transfer(case, case.personal, _student(case), excess, score, first=math.inf)
+    return transfer(case, case.personal, _student(case), excess, score, first=None)
 
 
 def band_pass(teacher: Tensor, classes: Tensor, task: Task) -> Tensor:
@@ -75,7 +75,7 @@ def _log_odds(logits: Tensor, task: Task) -> Tensor:
 
 def _student(case: Case) -> ResNet34:
     """Return an untrained model in training mode; layers that the profile freezes are the general model's."""
-    student = untrained(case)
+    student = untrained(case, use="student")
     if case.personalisation.profile == "default":
         weights = case.general.state_dict()
         frozen = {name: kept for name, kept in weights.items() if not name.startswith(student.tail_names)}
