@@ -209,7 +209,9 @@ def test_a_recording_that_is_there_twice_is_enrolled_once_and_one_of_two_patient
     assert {twice[0].id, twice[1].id, one.id, other.id} & held == {twice[0].id}
 
 
-def test_a_withdrawn_recording_does_not_come_back_under_another_file_name(tmp_path, workspace, cohort, larger):
+@pytest.fixture
+def withdrawn_again(tmp_path, workspace, cohort, larger):
+    """A wearable's patient has withdrawn; a folder has the recording as a record of patient 15."""
     with Registry.open(workspace.registry_path) as registry:
         patient = registry.patients("wearable")[0].id
         gone = registry.records(patient)[0].id
@@ -219,19 +221,17 @@ def test_a_withdrawn_recording_does_not_come_back_under_another_file_name(tmp_pa
     new = next(r for r in index(data).records if r.patient == "15" and len(r.superclasses) == 1)
     record = next(r for r in index(cohort).records if r.id == gone)
     copy_record(record, new, of=cohort, to=data)
+    return data, new, patient
+
+
+def test_a_withdrawn_recording_does_not_come_back_under_another_file_name(workspace, withdrawn_again):
+    data, _, patient = withdrawn_again
     with pytest.raises(ConsentError, match=rf"a recording of patient 15 is enrolled already.*patient {patient}"):
         enrol_patient(workspace, "15", data=data)
 
 
-def test_a_withdrawn_recording_does_not_come_back_with_its_header_spelt_anew(tmp_path, workspace, cohort, larger):
-    with Registry.open(workspace.registry_path) as registry:
-        patient = registry.patients("wearable")[0].id
-        gone = registry.records(patient)[0].id
-        registry.withdraw(patient)
-    data = tmp_path / "data"
-    shutil.copytree(larger, data)
-    new = next(r for r in index(data).records if r.patient == "15" and len(r.superclasses) == 1)
-    copy_record(next(r for r in index(cohort).records if r.id == gone), new, of=cohort, to=data)
+def test_a_withdrawn_recording_does_not_come_back_with_its_header_spelt_anew(workspace, withdrawn_again):
+    data, new, patient = withdrawn_again
     path = header(data, new)
     first, *lines = path.read_text().splitlines()
     assert all("1000.0(0)/mV" in line for line in lines)
