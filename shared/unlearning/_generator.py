@@ -4,7 +4,7 @@ Source: Chundawat et al. 2023, "Zero-shot machine unlearning", gated knowledge t
 a generator step and ten student steps a group, Adam at 1e-3, gradients clipped to norm 5, a look at validation data
 every 50 groups. Under the profile `paper` the generator makes segments in millivolts; under the default profile, whose
 models differ behind frozen layers alone, it makes what those layers give out. One thing is added: where nothing that
-the generator makes passes the gate, it learns to pass; the published code waits for luck, for ever if need be.
+the generator makes passes the gate, it learns to pass.
 No method: the file's name begins with an underscore.
 """
 
@@ -27,7 +27,7 @@ from shared.unlearning.case import Case
 NOISE = 128  # length of z
 STUDENT_STEPS = 10  # after each of the generator's
 RATE, CLIP = 1e-3, 5.0
-PASSING_RATE = 1e-2  # while nothing passes the gate: ours, as the published code does not learn it
+PASSING_RATE = 1e-2  # while nothing passes the gate, which is ours
 ATTENTION = 250.0  # weight of the attention loss
 LOOK_EVERY = 50  # groups
 PATIENCE = 5  # looks without anything better, after which it stops: what is forgotten comes back if it runs on
