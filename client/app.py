@@ -30,6 +30,7 @@ from shared.messages import (
     read,
     write,
 )
+from shared.notice import FOLDER, Notice
 from shared.package import MODEL
 from shared.training import one_thread
 from shared.version import code_version
@@ -129,7 +130,8 @@ def _home(context: Context) -> Path:
 
 
 def _store(context: Context) -> Store:
-    return Store(_home(context) / "devices" / str(_slot(context)))
+    home, slot = _home(context), str(_slot(context))
+    return Store(home / "devices" / slot, Notice(home / FOLDER / slot))
 
 
 def _feed(context: Context) -> Feed:

@@ -4,14 +4,16 @@ Copies live in memory and only what they say of segments leaves the device. Noth
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from client.device import Own, open_general
-from client.forgetting import earlier, named, prepare
+from client.forgetting import Withdrawal, earlier, kept, named, prepare, up_to_date
 from client.store import BUNDLE, Store
-from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
+from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
 from shared.machine import cores
 from shared.model import digest, model_digest
+from shared.notice import WithdrawnError
 from shared.package import MODEL, PUBLIC, TEMPLATE
 from shared.personalisation import personalise
 from shared.shadows import Shadows, read_arms
@@ -19,6 +21,8 @@ from shared.shadows import Shadows, read_arms
 
 def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
     """Train copies with and without the named records and answer what they say of the patient's segments.
+
+    Where the patient withdraws more meanwhile, it begins anew without that.
 
     Raises:
         DataError: the model in use or the general model is damaged.
@@ -32,9 +36,18 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
     if not store.state.recipe:
         return refused("there is no personal model on the device")
     began = time.perf_counter()
-    withdrawal = prepare(store, request, named(store, request))
-    if not withdrawal.learnt_from:
-        return refused("the personal model was made of no segment that is withdrawn")
+    while True:
+        request = up_to_date(store, request)
+        withdrawal = prepare(store, request, named(store, request))
+        if not withdrawal.learnt_from:
+            return refused("the personal model was made of no segment that is withdrawn")
+        with suppress(WithdrawnError), store.notice.heeded(kept(store, request)):
+            arms = _arms(withdrawal, request)
+            return AuditReply(request.job, slot, "ok", arms=arms, seconds=time.perf_counter() - began)
+
+
+def _arms(withdrawal: Withdrawal, request: AuditRequest) -> Mapping[str, Mapping[str, Readings]]:
+    """Return what the copies of each arm say."""
     case = withdrawal.case
     shadows = Shadows(
         general=case.general,
@@ -49,8 +62,7 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
         seed=request.seed,
         learnt=withdrawal.learnt,
     )
-    arms = read_arms(shadows, at_once=max(1, min(request.at_once, cores())))
-    return AuditReply(request.job, slot, "ok", arms=arms, seconds=time.perf_counter() - began)
+    return read_arms(shadows, at_once=max(1, min(request.at_once, cores())))
 
 
 def verify(store: Store, request: VerifyRequest, *, slot: int) -> VerifyReply:
@@ -78,9 +90,12 @@ def verify(store: Store, request: VerifyRequest, *, slot: int) -> VerifyReply:
 def _fresh(store: Store, request: VerifyRequest) -> str:
     """Return the digest of a personal model made anew of the recordings on the disk; of none, the general model's."""
     general, public = open_general(store, store.state.general)
-    recordings = [recording for recording in store.recordings() if recording.id not in request.barred]
-    own = Own.of(recordings, held_out=request.personalisation.held_out)
-    return model_digest(personalise(general, own.training, public, request.personalisation).model)
+    while True:
+        used = kept(store, up_to_date(store, request))
+        recordings = [recording for recording in store.recordings() if recording.id in used]
+        own = Own.of(recordings, held_out=request.personalisation.held_out)
+        with suppress(WithdrawnError), store.notice.heeded(used):
+            return model_digest(personalise(general, own.training, public, request.personalisation).model)
 
 
 def _strangers(store: Store) -> Iterable[str]:

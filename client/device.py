@@ -68,6 +68,9 @@ def make_personal(
     """Bring recordings and general model up to date and make the personal model, unless it is there already.
 
     What an unlearning method served stays in use, exact or not, until general model, records or settings change.
+
+    Raises:
+        WithdrawnError: the patient withdraws one of the records meanwhile; nothing is put in use.
     """
     if blobs:
         package = Package.from_blobs(blobs, expected=request.general)
@@ -75,7 +78,8 @@ def make_personal(
         store.install(package)
     if store.package != request.package:
         return PersonaliseReply(slot, "refused", f"the package of general model {request.general[:12]} is not here")
-    left_out = _synchronise(store, feed, request.records)
+    with store.notice.closed(request.records):
+        left_out = _synchronise(store, feed, request.records)
     recordings = store.recordings()
     if not recordings:
         return _serve_general(store, request.general, slot=slot, left_out=left_out)
@@ -84,16 +88,24 @@ def make_personal(
     own = Own.of(recordings, held_out=request.settings.held_out)
     wanted = recipe(request.general, recordings, request.settings)
     if store.state.made_of != wanted or not store.whole:
-        made = personalise(general, own.training, public, request.settings)
+        with store.notice.heeded(request.records):
+            made = personalise(general, own.training, public, request.settings)
         state = State(general=request.general, recipe=wanted, reason=made.reason)
-        store.apply(change_to(store, made.model, state, check=own.all.segments))
+        change = change_to(store, made.model, state, check=own.all.segments)
+        with store.notice.closed(request.records):
+            store.apply(change)
     seconds = time.perf_counter() - began
     return _describe(store, general, public, own, slot=slot, left_out=left_out, seconds=seconds)
 
 
 def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
-    """Run the paper's probe on member, held-out and control segments."""
-    state = store.state
+    """Run the paper's probe on member, held-out and control segments.
+
+    Raises:
+        WithdrawnError: the patient withdraws one of the records; nothing is told of them.
+    """
+    state, records = store.state, store.record_ids()
+    store.notice.refuse(records)
     if not state.model:
         return ProbeReply(slot, "refused", "there is no model on the device")
     general, public = open_general(store, state.general)
@@ -104,9 +116,9 @@ def measure(store: Store, request: ProbeRequest, *, slot: int) -> ProbeReply:
         first, second = probe(general, [general, personal], segments, epsilons_sd=request.epsilons_sd)
         return compare(first, second)
 
-    return ProbeReply(
-        slot, "ok", member=group(own.training), held_out=group(own.held_out), control=group(public.control)
-    )
+    member, held_out, control = group(own.training), group(own.held_out), group(public.control)
+    store.notice.refuse(records)
+    return ProbeReply(slot, "ok", member=member, held_out=held_out, control=control)
 
 
 def recipe(general: str, recordings: Sequence[Recording], settings: object) -> str:

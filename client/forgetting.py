@@ -8,8 +8,10 @@ personal one's place, or no model does, and the answer says what could not be me
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from shared.audit_messages import AuditRequest, VerifyRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
+from shared.notice import WithdrawnError
 from shared.package import MODEL
 from shared.personalisation import Frozen
 from shared.probing import probe
@@ -33,6 +36,7 @@ REMADE = "the general model is being remade"
 TURNED_DOWN = "others would lose more than the budget by a copy made of what is kept"
 _REPLY = TypeAdapter(UnlearnReply)
 Named = UnlearnRequest | AuditRequest | VerifyRequest  # all say what a withdrawal is about
+Request = TypeVar("Request", UnlearnRequest, AuditRequest, VerifyRequest)
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,27 @@ class Effect:
 def forget(store: Store, request: UnlearnRequest, *, slot: int) -> UnlearnReply:
     """Forget what the request names and answer with what changed; asked again, answer the same.
 
-    Where a method that is not exact was served and an exact one is asked for now, that takes its place.
+    Where a method that is not exact was served and an exact one is asked for now, that takes its place. What the
+    patient withdraws meanwhile is no more learnt from than what the request bars: then it begins anew.
     """
     first = earlier(store, request.job)
     climbs = first is not None and first.served not in {"", *EXACT} and request.serve in EXACT
     if first is not None and not climbs:
         return first
-    gone = named(store, request)
-    effect = _effect(store, request, gone)
+    while True:
+        with suppress(WithdrawnError):
+            return _forget(store, up_to_date(store, request), first, slot=slot)
+
+
+def _forget(store: Store, request: UnlearnRequest, first: UnlearnReply | None, *, slot: int) -> UnlearnReply:
+    gone, used = named(store, request), kept(store, request)
+    with store.notice.heeded(used):
+        effect = _effect(store, request, gone)
     try:
-        return _carry_out(store, effect, request, gone, slot=slot)
+        with store.notice.closed(used):
+            return _carry_out(store, effect, request, gone, slot=slot)
     except OSError as error:  # beside the model in use there is no room for another; erasing needs next to none
-        store = Store(store.folder)  # if the change was decided all the same, this carries it out
+        store = Store(store.folder, store.notice)  # if the change was decided all the same, this carries it out
         if (decided := earlier(store, request.job)) not in (None, first):
             return decided
         none = Effect(Change(State()), reason=f"no model is served: {plainly(error, inside=store.folder)}")
@@ -108,6 +121,22 @@ def named(store: Store, request: Named) -> tuple[str, ...]:
     return here if request.scope == "patient" else tuple(record for record in here if record in request.records)
 
 
+def kept(store: Store, request: Named) -> tuple[str, ...]:
+    """Return the records here that stay; of them alone something new may be made."""
+    gone = {*named(store, request), *request.barred}
+    return tuple(record for record in store.record_ids() if record not in gone)
+
+
+def up_to_date(store: Store, request: Request) -> Request:
+    """Return a request that also bars what the patient has withdrawn since it was sent."""
+    return replace(request, barred=_barred(store, request))
+
+
+def _barred(store: Store, request: Named) -> tuple[str, ...]:
+    since = store.notice.records() - {*named(store, request), *request.barred}
+    return (*request.barred, *sorted(since))
+
+
 def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
     """Unlearn, or find what takes the model's place without training."""
     if not store.state.model and not store.model_path.exists():  # it never made one: there is only data to erase
@@ -116,6 +145,8 @@ def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Eff
         return Effect(_without_training(store), reason=REMADE)
     try:
         return _unlearn(store, request, gone)
+    except WithdrawnError:
+        raise
     except Exception as error:  # whatever it is, the data must go
         return Effect(_without_training(store), reason=f"nothing could be measured: {_seen(error)}")
 
@@ -147,6 +178,8 @@ def _unlearn(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Ef
         began = time.perf_counter()
         try:
             models[method] = METHODS[method](withdrawal.case)
+        except WithdrawnError:
+            raise
         except Exception as error:  # whatever it is, the one that is to be served need not suffer from it
             if method == request.serve:
                 raise

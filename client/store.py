@@ -31,6 +31,7 @@ from client.sensor import Recording
 from shared.errors import DataError
 from shared.files import flush_folder, write_atomically
 from shared.model import digest
+from shared.notice import Notice
 from shared.package import MODEL, Package
 from shared.training import Examples
 
@@ -95,9 +96,12 @@ _STATE, _DECISION = TypeAdapter(State), TypeAdapter(_Decision)
 class Store:
     """The folder of one device."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder, make it if it is not there, and finish what a crash left decided."""
-        self.folder = folder
+    def __init__(self, folder: Path, notice: Notice = Notice()) -> None:  # noqa: B008 - frozen
+        """Open the folder, make it if it is not there, and finish what a crash left decided.
+
+        `notice` is where word comes of what the patient withdraws.
+        """
+        self.folder, self.notice = folder, notice
         for name in ("recordings", "general", "answers"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for stray in folder.rglob(".*.*"):  # temporary files of a process that was killed while writing

@@ -131,7 +131,8 @@ def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
         withdrawn: public records that were withdrawn before it was made; after one more, it is not sent any further.
 
     Returns:
-        Whether a device was passed over, because it is to forget first or the general model is to be made again.
+        Whether a device was passed over, or stopped, because it is to forget first or the general model is to be made
+        again.
     """
     package = Package.open(run.workspace.models / trained.digest)
     owners = {patient.slot: patient.id for patient in run.registry.patients("wearable") if patient.slot is not None}
@@ -155,6 +156,8 @@ def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
             answer_s=run.answer_s,
             tell=tell,
         )
+    stopped = {slot for slot, reply in found.items() if reply.status != "ok" and awaits(run, owners[slot])}
+    found = {slot: reply for slot, reply in found.items() if slot not in stopped}
     run.personal |= found
     for slot, reply in found.items():
         if reply.status == "ok":
@@ -162,7 +165,7 @@ def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
             run.devices[slot] = node, replace(identity, package=package.fingerprint, in_use=package.fingerprint)
         if reply.personal:
             _enter_model(run, trained, owners[slot], reply)
-    return bool(passed_over)
+    return bool(passed_over | stopped)
 
 
 def _enter_model(run: Run, trained: Trained, patient: str, reply: PersonaliseReply) -> None:

@@ -193,8 +193,8 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 def _next_step(patient: Patient, covering: Sequence[Job], home: Path) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
         return (
-            f"The next `{run_command(home)}` has device {patient.slot} erase them and unlearn. It makes no model of "
-            "them on request any more, except copies that it compares for the evidence, and drops, before it erases."
+            f"Device {patient.slot} has word: a model of them that it is making now, it ends. The next "
+            f"`{run_command(home)}` has it compare copies with and without them, then erase them and unlearn."
         )
     if covering:
         return "The device has forgotten them already."

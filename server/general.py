@@ -7,7 +7,6 @@ not trained again.
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from shared.model import ResNet34, probabilities, to_bytes
 from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Signals
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, Settings
+from shared.stopping import stopped_by
 from shared.training import Examples, apply, device_for_training
 
 PUBLIC_ROLES: tuple[Role, ...] = ("corpus", "control")
@@ -85,7 +85,8 @@ def train_while_consented(
             raise _Withdrawn
 
     try:
-        trained = train_general(workspace, registry, settings, tell=tell, watch=watch)
+        with stopped_by(watch):
+            trained = train_general(workspace, registry, settings, tell=tell)
     except _Withdrawn:
         return None
     return None if is_stale(workspace, registry, settings) else trained
@@ -97,7 +98,6 @@ def train_general(
     settings: Settings,
     *,
     tell: Tell,
-    watch: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train and publish the general model, or find the one of the same lineage.
 
@@ -106,7 +106,6 @@ def train_general(
         registry: which records may be used; the model is entered there.
         settings: what to train and which public segments go with it.
         tell: told epochs done and in all.
-        watch: called after every step; what it raises ends the training.
     """
     withdrawn = {role: registry.withdrawn([role]) for role in PUBLIC_ROLES}
     corpus = open_corpus(workspace, registry, settings)
@@ -116,7 +115,7 @@ def train_general(
         told = json.loads((known / "curves.json").read_text())
         return Trained(known.name, True, told, lineage["data"], withdrawn, corpus.signals.left_out)
     began = time.perf_counter()
-    model, curves = fit_general(corpus, settings.general, tell=tell, watch=watch)
+    model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
     package = Package(to_bytes(model), template(model), public_segments(model, corpus, settings).to_bytes())
     record = {

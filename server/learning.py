@@ -26,7 +26,6 @@ def fit_general(
     settings: General,
     *,
     tell: Tell,
-    watch: Callable[[], None] = lambda: None,
     start: ResNet34 | None = None,
 ) -> tuple[ResNet34, list[dict[str, float]]]:
     """Train on random one-second crops; return the model on the CPU and its curves, one row an epoch.
@@ -35,7 +34,6 @@ def fit_general(
         corpus: who learns and who validates.
         settings: how.
         tell: told epochs done and in all.
-        watch: called after every step; what it raises ends the training.
         start: the model to go on from, which stays as it is; None begins with an untrained one.
     """
     signals, device = corpus.signals, device_for_training()
@@ -57,7 +55,6 @@ def fit_general(
     def after_step(step: int, loss: float) -> None:
         seen[-1] = (loss, seen[-1][1])
         average.update()
-        watch()
         done = (step + 1) * epochs // steps
         if done > len(curves):
             curves.append(_curve_row(done, seen, average.model, validation, settings.task))

@@ -6,6 +6,7 @@ tables and file from `server/schema.py`, the rules of consent from `server/conse
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,7 @@ from server.rows import (
     Status,
 )
 from shared.errors import UsageError
+from shared.notice import FOLDER, Notice
 
 __all__ = [
     "DUE",
@@ -76,6 +78,8 @@ class Registry(JobBook):
     def withdraw(self, patient: str, *, records: Sequence[str] | None = None, source: str = "operator") -> list[Job]:
         """Take consent back for the named records, or for all; durable when this returns.
 
+        Word of it is left for the patient's device then, too: what it is making of the records it ends, within a
+        step. Without room for the word consent is taken back all the same, and the next message to the device says so.
         Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
 
         Returns:
@@ -87,7 +91,12 @@ class Registry(JobBook):
         with self._writing() as connection:
             who = _patient(connection, patient)
             covering = consent.take_back(connection, who, named=records, source=source, at=self._clock())
-            return jobs_of(connection, schema.jobs.c.id.in_(covering))
+            due = jobs_of(connection, schema.jobs.c.id.in_(covering))
+        if who.slot is not None:
+            gone = [row.id for row in self.records(patient, consented_only=False) if row.withdrawn]
+            with suppress(OSError):
+                Notice(self._path.parent / FOLDER / str(who.slot)).leave(gone)
+        return due
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:
         """Return the consent events in order; a forgotten patient has none that anybody could find.

@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from shared.errors import LetheError
 from shared.settings import LEADS, SEGMENT_SAMPLES, SUPERCLASSES, Task
+from shared.stopping import stop_if_asked
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def fit(
         weight_decay: AdamW's.
         after_step: told the step and its loss.
 
+    What `shared.stopping` has it look at may end it after any step.
+
     Raises:
         LetheError: the loss is not a finite number.
     """
@@ -118,6 +121,7 @@ def fit(
         optimiser.step(one_cycle(step, steps, peak=learning_rate))
         if after_step is not None:
             after_step(step, value)
+        stop_if_asked()
 
 
 def one_cycle(step: int, steps: int, *, peak: float) -> float:

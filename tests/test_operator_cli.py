@@ -84,7 +84,7 @@ def test_a_withdrawal_prints_the_event_the_job_and_what_happens_next(lethe, home
     assert "Patient 7 has withdrawn consent for 1 record" in printed
     assert job.id in printed
     assert f"consent event  {event.seq}, " in printed
-    assert "has device 0 erase them and unlearn" in " ".join(printed.split())
+    assert "then erase them and unlearn" in " ".join(printed.split())
 
 
 def test_a_withdrawal_prints_the_same_as_json(lethe, home):

@@ -20,6 +20,7 @@ from shared.errors import LetheError
 from shared.model import ResNet34
 from shared.personalisation import distillation, trained_part
 from shared.settings import LEADS, SEGMENT_SAMPLES, Task
+from shared.stopping import stop_if_asked
 from shared.training import AdamW
 from shared.unlearning._choice import Best
 from shared.unlearning.case import Case
@@ -117,6 +118,7 @@ def transfer(
                 _step(adam_generator, makers, -divergence(*pair, student.task), RATE)
             else:
                 _step(adam_student, weights, student_loss(*pair, student.task), RATE)
+            stop_if_asked()
         if group % LOOK_EVERY == 0 or group == case.unlearning.generator_groups:
             best.offer(student, score(student.eval()))
             if best.stale >= PATIENCE:
