@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from client.device import Own, open_general
-from client.forgetting import Withdrawal, earlier, kept, named, prepare, up_to_date
+from client.forgetting import Withdrawal, earlier, prepare
+from client.scope import kept, named, up_to_date
 from client.store import BUNDLE, Store
 from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
 from shared.machine import cores

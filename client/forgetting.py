@@ -11,16 +11,16 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
 from client.device import Own, accuracy_or_none, change_to, compare, open_general, recipe
+from client.scope import kept, named, up_to_date
 from client.sensor import Recording
 from client.store import BUNDLE, Change, State, Store
-from shared.audit_messages import AuditRequest, VerifyRequest
+from shared.audit_messages import AuditRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
 from shared.model import ResNet34, load, model_digest
@@ -35,8 +35,6 @@ from shared.unlearning.case import Case
 REMADE = "the general model is being remade"
 TURNED_DOWN = "others would lose more than the budget by a copy made of what is kept"
 _REPLY = TypeAdapter(UnlearnReply)
-Named = UnlearnRequest | AuditRequest | VerifyRequest  # all say what a withdrawal is about
-Request = TypeVar("Request", UnlearnRequest, AuditRequest, VerifyRequest)
 
 
 @dataclass(frozen=True)
@@ -113,28 +111,6 @@ def earlier(store: Store, job: str) -> UnlearnReply | None:
         return None if text is None else _REPLY.validate_json(text)
     except ValueError:
         return None
-
-
-def named(store: Store, request: Named) -> tuple[str, ...]:
-    """Return the records here that are to go."""
-    here = store.record_ids()
-    return here if request.scope == "patient" else tuple(record for record in here if record in request.records)
-
-
-def kept(store: Store, request: Named) -> tuple[str, ...]:
-    """Return the records here that stay; of them alone something new may be made."""
-    gone = {*named(store, request), *request.barred}
-    return tuple(record for record in store.record_ids() if record not in gone)
-
-
-def up_to_date(store: Store, request: Request) -> Request:
-    """Return a request that also bars what the patient has withdrawn since it was sent."""
-    return replace(request, barred=_barred(store, request))
-
-
-def _barred(store: Store, request: Named) -> tuple[str, ...]:
-    since = store.notice.records() - {*named(store, request), *request.barred}
-    return (*request.barred, *sorted(since))
 
 
 def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Effect:
