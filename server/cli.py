@@ -193,8 +193,8 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 def _next_step(patient: Patient, covering: Sequence[Job], home: Path) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
         return (
-            f"Device {patient.slot} has word: a model of them that it is making now, it ends. The next "
-            f"`{run_command(home)}` has it compare copies with and without them, then erase them and unlearn."
+            f"Device {patient.slot} has word, and stops whatever it is making of them. The next `{run_command(home)}` "
+            f"has it compare copies with and without them, then erase them and unlearn."
         )
     if covering:
         return "The device has forgotten them already."
