@@ -162,9 +162,10 @@ def table(found: Sequence[Measured]) -> Table:
 def contrasts(found: Sequence[Measured]) -> dict[str, Estimate]:
     """Return the differences, patient by patient, on which the verdict on the figures rests.
 
-    - `members - controls`, `members - held out`: of equation 7, the personal model's. What is no more than 0 is
-      nothing that was learnt of these very segments.
-    - `seen - unseen loss`: the personal model's loss on the members less that on the patient's held-out segments.
+    - `members - controls`, `members - held out`: of equation 7, the personal model's.
+    - `learnt - generalised loss`: by how much personalisation lowered the loss on the members, less by how much on the
+      patient's held-out segments; the general model's losses tell how hard either is. (As a change: below 0, members
+      gained more.)
     - METHOD ` - retrained loss`: on the members, the unlearned model's less the retrained one's.
     - MODEL ` - general accuracy`: on the test data; what others lose.
     """
@@ -173,10 +174,11 @@ def contrasts(found: Sequence[Measured]) -> dict[str, Estimate]:
         return figures_of(found, model, group, figure)
 
     difference = {group: of("personal", group, "difference") for group in CANDIDATES}
+    change = {group: of("personal", group, "loss") - of("general", group, "loss") for group in ("member", "held_out")}
     made = {
         "members - controls": difference["member"] - difference["control"],
         "members - held out": difference["member"] - difference["held_out"],
-        "seen - unseen loss": of("personal", "member", "loss") - of("personal", "held_out", "loss"),
+        "learnt - generalised loss": change["member"] - change["held_out"],
     }
     for method in UNLEARNED:
         made[f"{method} - retrained loss"] = of(method, "member", "loss") - of("exact", "member", "loss")

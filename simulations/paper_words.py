@@ -20,8 +20,8 @@ def paragraph(result: Mapping[str, Any]) -> str:
     sentences.append(_cost(result["contrasts"]))
     n, seeds = result["patients"], result["seeds"]
     sentences.append(
-        f"All of it is of {counted(n, 'patient')} and {counted(seeds, 'seed')}, and means over patients: where no "
-        "difference is seen there may be one smaller than the interval is wide."
+        f"Where no other number is given it is of {counted(n, 'patient')} and {counted(seeds, 'seed')}. All are means "
+        "over patients: where no difference is seen there may be one as large as the interval reaches."
     )
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -71,14 +71,20 @@ def _membership(result: Mapping[str, Any]) -> str:
         )
     if away == 0:
         return (
-            f"Members and never-used patients cannot be told apart by it (members less controls {points(others)}), so "
-            "here it does not show who was in the training data: a learnt label, or chance, explains it as well."
+            f"Members and never-used patients are not told apart by it (members less controls {points(others)}), so "
+            "these figures do not show that it tells who was in the training data, nor that it cannot."
         )
-    if apart <= 0:
+    if apart < 0:
         return (
-            f"Members show more of it than never-used patients (by {points(others)}), but no more than segments of "
-            f"the same patients that were never trained on ({points(own)}): it reacts to the patient, not to what the "
-            "model was trained on."
+            f"Members show more of it than never-used patients (by {points(others)}), and less than segments of the "
+            f"same patients that were never trained on ({points(own)}): it reacts to the patient, not to what the model was "
+            "trained on."
+        )
+    if apart == 0:
+        return (
+            f"Members show more of it than never-used patients (by {points(others)}), and are not told from segments "
+            f"of the same patients that were never trained on ({points(own)}): that it reacts to more than the patient is "
+            "not shown."
         )
     return (
         f"Members show more of it than never-used patients (by {points(others)}) and than their own held-out segments "
@@ -105,24 +111,26 @@ def _extracted(result: Mapping[str, Any]) -> str:
 
 def _losses(contrasts: Mapping[str, Estimate]) -> str:
     """Say what the distance between figure 6's patient and test losses is made of."""
-    seen = contrasts["seen - unseen loss"]
-    match side(seen):
+    learnt = contrasts["learnt - generalised loss"]
+    change = (
+        f"the change of loss by personalisation on what was trained on, less that on the held-out, is {nats(learnt)}"
+    )
+    match side(learnt):
         case None:
             return ""
         case -1:
             return (
-                "The personal model's loss on what it was trained on is below that on the same patients' held-out "
-                f"segments ({nats(seen)}): part of what figure 6 shows is what was learnt."
+                "Personalisation lowered the loss on what it was trained on further than on the same patients' "
+                f"held-out segments ({change}): part of what figure 6 shows is what was learnt of these very segments."
             )
         case 0:
             return (
-                "The personal model's loss on what it was trained on is not told from that on the same patients' "
-                f"held-out segments ({nats(seen)}): figure 6 compares patients with other patients, not seen with "
-                "unseen."
+                "Figure 6 sets the patients' loss beside other people's. Whether it fell further on what was trained "
+                f"on than on the same patients' held-out segments, these figures do not tell ({change})."
             )
     return (
-        "The personal model's loss on what it was trained on is above that on the same patients' held-out segments "
-        f"({nats(seen)}): figure 6 shows no trace of what was learnt."
+        "Personalisation lowered the loss on what it was trained on less than on the same patients' held-out segments "
+        f"({change}): figure 6 shows no trace of what was learnt of these very segments."
     )
 
 
@@ -144,11 +152,12 @@ def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
 
 def _cost(contrasts: Mapping[str, Estimate]) -> str:
     """Say what the personal and the unlearned models cost or bring other patients."""
-    told = []
+    told, of = [], contrasts["personal - general accuracy"]["patients"]
     for model, name in (("personal", "the personal model"), *((m, NAMES[m]) for m in UNLEARNED if m != "exact")):
         found = contrasts[f"{model} - general accuracy"]
         if found["value"] is not None:
-            told.append(f"{points(found)} with {name}")
+            few = "" if found["patients"] == of else f" ({counted(found['patients'], 'patient')})"
+            told.append(f"{points(found)} with {name}{few}")
     return f"Test accuracy moves from the general model's by {_listed(told)}." if told else ""
 
 

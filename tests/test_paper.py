@@ -192,18 +192,25 @@ def world(*, member: float, held_out: float, control: float, loss: dict[str, flo
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        ({"member": 0.2, "held_out": 0.2, "control": 0.2}, "cannot be told apart by it"),
+        ({"member": 0.2, "held_out": 0.2, "control": 0.2}, "are not told apart by it"),
         ({"member": 0.1, "held_out": 0.2, "control": 0.3}, "it is no sign of membership"),
         (
-            {"member": 0.3, "held_out": 0.3, "control": 0.0},
+            {"member": 0.2, "held_out": 0.4, "control": 0.0},
             "it reacts to the patient, not to what the model was trained on",
         ),
+        ({"member": 0.3, "held_out": 0.3, "control": 0.0}, "reacts to more than the patient is not shown"),
         ({"member": 0.3, "held_out": 0.1, "control": 0.0}, "here it does react to what the model was trained on"),
     ],
 )
 def test_the_paragraph_says_of_equation_7_what_its_controls_say(difference, said):
     text = paragraph(world(**difference))
-    claims = ["cannot be told apart", "no sign of membership", "reacts to the patient", "here it does react"]
+    claims = [
+        "are not told apart",
+        "no sign of membership",
+        "reacts to the patient",
+        "here it does react",
+        "is not shown",
+    ]
     assert said in text
     assert [claim for claim in claims if claim in text] == [claim for claim in claims if claim in said]
 
@@ -237,10 +244,15 @@ def test_the_paragraph_says_of_an_unlearned_model_on_which_side_of_retraining_it
 
 @pytest.mark.parametrize(
     ("loss", "said"),
-    [(0.4, "part of what figure 6 shows is what was learnt"), (1.0, "figure 6 compares patients with other patients")],
+    [
+        ({"personal": 0.4}, "part of what figure 6 shows is what was learnt"),
+        ({}, "these figures do not tell"),
+        ({"personal": 0.4, "general": 0.4}, "these figures do not tell"),  # members are easier: nothing was learnt
+        ({"personal": 1.6}, "no trace of what was learnt"),
+    ],
 )
 def test_the_paragraph_says_what_figure_6_is_made_of(loss, said):
-    assert said in paragraph(world(member=0.0, held_out=0.0, control=0.0, loss={"personal": loss}))
+    assert said in paragraph(world(member=0.0, held_out=0.0, control=0.0, loss=loss))
 
 
 def test_one_patient_gives_no_interval_and_the_paragraph_says_so():
