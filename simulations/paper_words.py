@@ -77,14 +77,14 @@ def _membership(result: Mapping[str, Any]) -> str:
     if apart < 0:
         return (
             f"Members show more of it than never-used patients (by {points(others)}), and less than segments of the "
-            f"same patients that were never trained on ({points(own)}): it reacts to the patient, not to what the model was "
-            "trained on."
+            f"same patients that were never trained on ({points(own)}): it reacts to the patient, not to what the "
+            "model was trained on."
         )
     if apart == 0:
         return (
             f"Members show more of it than never-used patients (by {points(others)}), and are not told from segments "
-            f"of the same patients that were never trained on ({points(own)}): that it reacts to more than the patient is "
-            "not shown."
+            f"of the same patients that were never trained on ({points(own)}): that it reacts to more than the "
+            "patient is not shown."
         )
     return (
         f"Members show more of it than never-used patients (by {points(others)}) and than their own held-out segments "
@@ -120,7 +120,7 @@ def _losses(contrasts: Mapping[str, Estimate]) -> str:
             return ""
         case -1:
             return (
-                "Personalisation lowered the loss on what it was trained on further than on the same patients' "
+                "Personalisation did more for the loss on what it was trained on than for that on the same patients' "
                 f"held-out segments ({change}): part of what figure 6 shows is what was learnt of these very segments."
             )
         case 0:
@@ -129,8 +129,8 @@ def _losses(contrasts: Mapping[str, Estimate]) -> str:
                 f"on than on the same patients' held-out segments, these figures do not tell ({change})."
             )
     return (
-        "Personalisation lowered the loss on what it was trained on less than on the same patients' held-out segments "
-        f"({change}): figure 6 shows no trace of what was learnt of these very segments."
+        "Personalisation did less for the loss on what it was trained on than for that on the same patients' held-out "
+        f"segments ({change}): figure 6 shows no trace of what was learnt of these very segments."
     )
 
 
