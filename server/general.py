@@ -162,6 +162,21 @@ def _sound(workspace: Workspace, registry: Registry, settings: Settings) -> list
     return [folder for folder, told in about.items() if told.get("data") == allowed and is_whole(folder)]
 
 
+def newest_sound(workspace: Workspace, registry: Registry, settings: Settings) -> Path:
+    """Return the folder of the general model that was made last of what consent now allows.
+
+    Raises:
+        WorkspaceError: there is none.
+    """
+    sound = {folder.name: folder for folder in _sound(workspace, registry, settings)}
+    made = [model.digest for model in registry.models() if model.kind == "general" and model.digest in sound]
+    if not made:
+        raise WorkspaceError(
+            f"no general model in {workspace.home} is made of what consent now allows; `lethe train` makes one"
+        )
+    return sound[made[-1]]
+
+
 def evaluate(model: ResNet34, signals: Signals, rows: Rows) -> dict[str, Scores]:
     """Return the metrics a segment and a record."""
     examples = segments_of(signals, rows)

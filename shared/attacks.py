@@ -7,54 +7,20 @@ The model must be in evaluation mode. What the attacks show of a model is measur
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.attack_table import ATTACKS, CW, SIGNS, Signs, Unit, check_strength
+from shared.errors import DataError, UsageError
 from shared.model import ResNet34
 from shared.settings import LEADS, Task
 from shared.training import AdamW, Examples, apply, hits, task_loss
 
-Unit = Literal["sd", "uV"]
-
-
-@dataclass(frozen=True)
-class Signs:
-    """An attack that steps along signs of the loss's gradient.
-
-    Attributes:
-        steps: M.
-        step: length of one, in epsilons.
-        radius: how far from the segment it may get, in epsilons; a caller's alpha takes its place.
-        random_start: whether it begins at a point evenly drawn within epsilon of the segment, and not at the segment.
-        blind: whether each sign is drawn at random, where the gradient has one.
-    """
-
-    steps: int
-    step: float = 1.0
-    radius: float = math.inf
-    random_start: bool = False
-    blind: bool = False
-
-
-SIGNS = {
-    "noise": Signs(1, blind=True),  # the null: FGSM's change of every sample in size, and its norms, but no direction
-    "fgsm": Signs(1),  # equation 1; Goodfellow et al. 2015
-    "i-fgsm": Signs(10),  # equation 2: nothing but M holds it back
-    "clipped-i-fgsm": Signs(10, radius=2.0),  # equation 3; the radius is alpha, for which the paper names no value
-    "bim": Signs(10, step=0.1, radius=1.0),  # Kurakin et al. 2017
-    "pgd": Signs(20, step=0.1, radius=1.0, random_start=True),  # Madry et al. 2018
-}
 SEARCHES, CW_STEPS = 5, 100  # of Carlini-Wagner: constants tried, and steps for each
-CW_RATE = (
-    0.01  # standard deviations of a lead a step at first; it falls to none, and what is found is up to a third nearer
-)
+CW_RATE = 0.01  # SDs of a lead a step at first; it falls to none, and what is found is up to a third nearer
 CW_FIRST = 10.0  # the constant tried first; squared distances are sums over 6000 samples
-CW = "carlini-wagner"
-ATTACKS = (*SIGNS, CW)
 
 
 def per_lead(epsilon: float | Sequence[float], *, unit: Unit, lead_sd: Tensor) -> Tensor:
@@ -64,7 +30,11 @@ def per_lead(epsilon: float | Sequence[float], *, unit: Unit, lead_sd: Tensor) -
         epsilon: one number for all leads or one a lead, in units of `unit`.
         unit: standard deviations of a lead, or microvolts.
         lead_sd: (12,) millivolts.
+
+    Raises:
+        UsageError: another unit, another number of numbers, or one that is below 0 or not finite.
     """
+    check_strength(epsilon, unit=unit, what="epsilon")
     given = torch.as_tensor(epsilon, dtype=torch.float32).expand(len(LEADS))
     return given * lead_sd if unit == "sd" else given / 1000
 
@@ -82,9 +52,15 @@ def attack(
             larger than FGSM's at this epsilon is shortened to that.
         alpha: (12,) millivolts, the clip radius of equation 3; None leaves the attack's own.
         seed: of random starts and signs.
+
+    Raises:
+        UsageError: there is no such attack.
+        DataError: a segment has a value that is not finite.
     """
+    if name not in ATTACKS:
+        raise UsageError(f"there is no attack {name!r}, expected one of {', '.join(ATTACKS)}")
     if name == CW:
-        return _shortened(examples.segments, carlini_wagner(model, examples), epsilon)
+        return shortened(examples.segments, carlini_wagner(model, examples), epsilon)
     return follow(model, examples, SIGNS[name], epsilon=epsilon, alpha=alpha, seed=seed)
 
 
@@ -163,6 +139,8 @@ def _gradient(loss: Tensor, x: Tensor) -> Tensor:
 
 def _in_batches(function: Callable[[Tensor, Tensor], Tensor], examples: Examples, batch_size: int) -> Tensor:
     """Return what `function` makes of all segments and labels; it may differentiate by the segments."""
+    if not examples.segments.isfinite().all():
+        raise DataError("a segment to be attacked has a value that is not finite; leave such records out")
     parts = zip(torch.split(examples.segments, batch_size), torch.split(examples.labels, batch_size), strict=True)
     found = [function(x.clone().requires_grad_(True), labels).detach() for x, labels in parts if len(x)]
     return torch.cat(found) if found else torch.empty_like(examples.segments)
@@ -205,7 +183,7 @@ def _descend(model: ResNet34, examples: Examples, c: Tensor) -> tuple[Tensor, Te
     return best, found
 
 
-def _shortened(segments: Tensor, attacked: Tensor, epsilon: Tensor) -> Tensor:
+def shortened(segments: Tensor, attacked: Tensor, epsilon: Tensor) -> Tensor:
     """Return `attacked` no farther from the segments than FGSM gets, by the L2 norm in epsilons."""
     strength = epsilon[:, None]
     delta = torch.where(strength > 0, attacked - segments, 0.0)

@@ -21,6 +21,7 @@ from server.ledger_cli import ledger
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
 from shared.terminal import show
+from simulations.attack_cli import attack
 from simulations.audit_cli import app as audit
 from simulations.compare_cli import compare
 from simulations.data_cli import app as data
@@ -230,6 +231,7 @@ def report(
     show({"run": folder.name, "report": str(page)}, as_json=as_json, render=lambda: str(page))
 
 
+app.command()(attack)
 app.command()(compare)
 app.command()(paper)
 

@@ -10,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from shared.attack_table import ATTACKS, CW, SIGNS, Signs
 from shared.attacks import (
-    ATTACKS,
-    CW,
-    SIGNS,
-    Signs,
     advantage,
     attack,
     carlini_wagner,
@@ -24,6 +21,7 @@ from shared.attacks import (
     perturb,
     success,
 )
+from shared.errors import DataError, UsageError
 from shared.model import to_bytes
 from shared.personalisation import accuracy
 from shared.probing import margin
@@ -332,3 +330,28 @@ def test_success_counts_what_was_right_only():
     broken = (model(moved[1:2]).argmax(1) != truth[1:2].argmax(1)).sum().item()
     assert success(model, Examples(SEGMENTS, truth), moved) == pytest.approx(broken / 3)
     assert math.isnan(success(model, Examples(SEGMENTS[:1], truth[:1]), moved[:1]))
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "unit", "said"),
+    [
+        (float("nan"), "sd", "is nan, expected a finite number"),
+        (-0.1, "sd", "not below 0"),
+        ([0.1, 0.2], "sd", "has 2 numbers, expected one, or 12"),
+        (10.0, "mV", "unit 'mV'"),
+    ],
+)
+def test_a_strength_that_makes_no_sense_is_refused(epsilon, unit, said):
+    with pytest.raises(UsageError, match=said):
+        per_lead(epsilon, unit=unit, lead_sd=SD)
+
+
+def test_an_unknown_attack_and_a_segment_that_is_no_number_are_refused(general, public):
+    strength = per_lead(0.1, unit="sd", lead_sd=general.lead_sd)
+    with pytest.raises(UsageError, match="no attack 'fgsm,bim'"):
+        attack(general, public.control, "fgsm,bim", epsilon=strength)
+    broken = public.control.segments.clone()
+    broken[0, 3, 7] = math.nan
+    for name in ("fgsm", CW):
+        with pytest.raises(DataError, match="not finite"):
+            attack(general, Examples(broken, public.control.labels), name, epsilon=strength)
