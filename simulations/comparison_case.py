@@ -16,13 +16,13 @@ from torch import Tensor
 
 from shared.errors import LetheError, UsageError
 from shared.inference import auc
-from shared.model import ResNet34, probabilities
+from shared.model import ResNet34, model_digest, probabilities
 from shared.package import Public
 from shared.personalisation import Frozen, accuracy, personalise, trained_part
 from shared.probing import margin
 from shared.settings import Personalisation, Unlearning
 from shared.training import Examples, apply, fit, hits, task_loss
-from shared.unlearning import METHODS, Method
+from shared.unlearning import METHODS, Method, certified
 from shared.unlearning.bad_teacher import untrained
 from shared.unlearning.case import Case
 from shared.unlearning_metrics import ain, gaps, relearn_ratio, tow, zrf
@@ -68,6 +68,9 @@ class Measured:
         auc: with which margins tell the forget set from its neighbours.
         accuracies, losses: on the forget set before relearning it, after one step, after two ...
         seconds: of processor time in which it was made.
+        unchanged: whether it is, bit for bit, the personal model.
+        certified: how far its head is at most from the retrained one, by the L2 distance, where its method certifies
+            that; else not a number.
     """
 
     accuracy: dict[str, float]
@@ -76,6 +79,8 @@ class Measured:
     accuracies: list[float]
     losses: list[float]
     seconds: float
+    unchanged: bool
+    certified: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def compare(subject: Subject, methods: Sequence[str], *, known: Mapping[str, Met
         NOTHING: lambda: personal,
         FLOOR: lambda: gauge.run(METHODS["exact"], recipe=other),
     }
-    rows |= {name: partial(gauge.run, known[name]) for name in methods}
+    rows |= {name: partial(gauge.certify, name, known[name]) for name in methods}
     return [reading(name, measure) for name, measure in rows.items()]
 
 
@@ -182,6 +187,11 @@ class _Gauge:
         model = method(case)
         return self.measure(model.eval(), seconds=time.process_time() - began)
 
+    def certify(self, name: str, method: Method) -> Measured:
+        """Do so by a method of that name, and add the bound that it certifies, if it does."""
+        bound = certified(name, self.start) if name in METHODS else None
+        return replace(self.run(method), certified=math.nan if bound is None else bound)
+
     def measure(self, model: ResNet34, *, seconds: float) -> Measured:
         """Measure a model on all groups.
 
@@ -205,6 +215,7 @@ class _Gauge:
             accuracies=accuracies,
             losses=losses,
             seconds=seconds,
+            unchanged=model_digest(model) == model_digest(start.personal),
         )
 
 
@@ -247,6 +258,8 @@ def _figures(found: Measured, personal: Measured, reference: Measured) -> dict[s
         "ain": ain(found.accuracies, reference.accuracies, original=personal.accuracies[0]),
         "zrf": found.zrf,
         "relearn": relearn_ratio(found.losses, reference.losses, original=personal.losses[0]),
+        "unchanged": float(found.unchanged),
+        "certified": found.certified,
         "auc": found.auc,
         "auc retrained": reference.auc,
         "seconds": found.seconds,

@@ -54,6 +54,8 @@ class Row(TypedDict):
         seeds: how many seeds these are of.
         figures: by name; none where it has none of any wearer.
         reasons: why it has none, and of how many wearers.
+        unchanged: of how many wearers it returned the personal model as it was.
+        certified: how far any wearer's head is at most from the retrained one, where the method certifies that.
         dearer: whether it takes more processor time than retraining: its interval lies above 1, or, where there is
             none, its value.
     """
@@ -63,6 +65,8 @@ class Row(TypedDict):
     seeds: int
     figures: dict[str, Figure]
     reasons: dict[str, int]
+    unchanged: int
+    certified: float | None
     dearer: bool
 
 
@@ -78,12 +82,15 @@ def _row(method: str, readings: Sequence[tuple[int, Reading]]) -> Row:
     seeds = sorted({seed for seed, _ in measured})
     each = [of_seed([figures for at, figures in measured if at == seed]) for seed in seeds]
     figures = {name: over_seeds([one[name] for one in each], kind) for name, kind in FIGURES.items()} if each else {}
+    bounds = [one["certified"] for _, one in measured if not math.isnan(one["certified"])]
     return {
         "method": method,
         "wearers": len(measured),
         "seeds": len(seeds),
         "figures": figures,
         "reasons": dict(Counter(reading.reason for _, reading in readings if reading.reason)),
+        "unchanged": sum(one["unchanged"] == 1.0 for _, one in measured),
+        "certified": max(bounds, default=None),
         "dearer": bool(figures) and _above(figures["cost"], 1.0),
     }
 

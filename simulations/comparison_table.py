@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from simulations.comparison_case import NOTHING
 from simulations.comparison_figures import FIGURES, Figure, Row
 from simulations.shortened import BATCH, GROUPS, PUBLISHED, TRANSFERS
 
@@ -63,8 +64,12 @@ def cell(figure: Figure | None, column: Column) -> str:
 
 
 def note(found: Row) -> str:
-    """Return why a row has no figures, or not of all wearers, and whether the method is dearer than retraining."""
+    """Return what the figures of a row do not tell, and why it has none, or not of all wearers."""
     notes = ["dearer than retraining"] if found["dearer"] else []
+    if found["unchanged"] and found["method"] != NOTHING:
+        notes.append(f"left {found['unchanged']} of {found['wearers']} models as they were")
+    if found["certified"] is not None:
+        notes.append(f"certified: no head farther than {found['certified']:.2g} from the retrained one")
     reasons, total = found["reasons"], found["wearers"] + sum(found["reasons"].values())
     if reasons:
         most = max(reasons, key=lambda reason: reasons[reason])

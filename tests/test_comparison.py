@@ -72,6 +72,17 @@ def test_the_retrained_copy_is_its_own_target(readings):
     assert exact["auc"] == exact["auc retrained"]
 
 
+def test_what_left_the_model_as_it_was_is_told_from_what_changed_it(readings):
+    unchanged = {name: reading.figures.get("unchanged") for name, reading in readings.items()}
+    assert (unchanged[NOTHING], unchanged[FLOOR], unchanged["exact"], unchanged["gkt"]) == (1.0, 0.0, 0.0, None)
+
+
+def test_newton_s_bound_is_told_and_nobody_else_s(readings):
+    bounds = {name: reading.figures["certified"] for name, reading in readings.items() if not reading.reason}
+    assert [name for name, bound in bounds.items() if not math.isnan(bound)] == ["newton"]
+    assert 0 < bounds["newton"] < 10
+
+
 def test_doing_nothing_leaves_a_trace_that_every_metric_sees(readings):
     nothing, exact = readings[NOTHING].figures, readings["exact"].figures
     assert nothing["gap forget"] > 0.3
@@ -218,6 +229,7 @@ def test_every_withdrawal_of_the_calibration_can_be_compared(toy, wearer, withdr
 
 def of(method: str, *, reason: str = "", **figures: float) -> Reading:
     whole = dict.fromkeys(FIGURES, 0.5) | {"auc": 0.5, "auc retrained": 0.5, "seconds": 1.0}
+    whole |= {"unchanged": 0.0, "certified": math.nan}
     return Reading(method, {} if reason else whole | {"seconds retrained": 1.0} | figures, reason)
 
 
@@ -279,6 +291,17 @@ def test_a_method_dearer_than_retraining_says_so_when_seeds_agree(costs, dearer)
     assert ("dearer than retraining" in note(found)) == dearer
 
 
+def test_a_row_says_how_many_models_a_method_left_as_they_were_and_what_it_certifies():
+    pairs = [(0, [of("m", unchanged=1.0)]), (0, [of("m", certified=0.02)]), (1, [of("m", certified=0.0314)])]
+    (found,) = rows(pairs)
+    assert (found["unchanged"], found["certified"]) == (1, 0.0314)
+    assert (
+        note(found) == "left 1 of 3 models as they were; certified: no head farther than 0.031 from the retrained one"
+    )
+    (nothing,) = rows([(0, [of(NOTHING, unchanged=1.0)])])
+    assert note(nothing) == ""  # that is what it is
+
+
 def test_reasons_are_counted_and_told_in_the_row():
     pairs = [(0, [of("m", reason="no")]), (0, [of("m", reason="no")]), (1, [of("m", reason="never")]), (1, [of("m")])]
     (found,) = rows(pairs)
@@ -304,7 +327,8 @@ def test_eighty_columns_hold_every_figure_whole():
     about = {"data": "d", "withdrawal": "all", "wearers": 2, "seeds": 2, "width": 2, "left_out": {}, "seconds": 1.0}
     about |= {"models": [{"accuracy": 0.5, "majority": 0.5}], "seconds_models": 1.0, "workers": 2, "machine": "m"}
     page = Console(width=80, file=io.StringIO())
-    page.print(render({**about, "rows": [{**row, "reasons": {"why": 1}, "dearer": True}]}))
+    told = {"reasons": {"why": 1}, "dearer": True, "unchanged": 2, "certified": 0.0314}
+    page.print(render({**about, "rows": [row | told]}))
     assert "…" not in page.file.getvalue()
     assert "dearer" in page.file.getvalue()
 

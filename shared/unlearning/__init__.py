@@ -39,6 +39,12 @@ def _late(file: str) -> Method:
     return unlearn
 
 
+def certified(name: str, case: Case) -> float | None:
+    """Return the bound that a method certifies of this case, where its file has a function `certified` that says so."""
+    bound = getattr(import_module(f"{__name__}.{name.replace('-', '_')}"), "certified", None)
+    return float(bound(case)) if bound else None
+
+
 METHODS: dict[str, Method] = _methods()
 EXACT = frozenset({"exact"})
 

@@ -93,8 +93,13 @@ def problem(case: Case, own: Sequence[Examples]) -> tuple[Problem, Tensor]:
 
     The minimum's change is a combination of the segments, so that r directions that span them are enough: (r, d),
     orthonormal. A change V of r numbers a class is V @ basis of the head's weights and bias.
+
+    Raises:
+        LetheError: what the general model makes of a segment is no finite number.
     """
     features = torch.cat([pooled(case, part) for part in (*own, case.public.anchor)])
+    if not features.isfinite().all():
+        raise LetheError("what the general model makes of a segment is not finite; no head can be fitted to it")
     basis = torch.linalg.svd(features, full_matrices=False).Vh
     offset = features @ general_head(case).T
     held = probabilities(offset[len(offset) - len(case.public.anchor) :], case.general.task)

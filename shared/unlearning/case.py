@@ -17,7 +17,8 @@ class Case:
         general: the model that never saw the patient.
         personal: the model that must forget; `D` in the paper is what it was trained on.
         retain: the patient's training segments that stay, L = D - S; may be empty.
-        forget: the segments to be forgotten, S.
+        forget: the segments to be forgotten, S. Methods that look at it raise a `UsageError` where it is empty; `exact`
+            and `finetune`, which do not, make of the retain set what they always make.
         public: anchor and gate; the anchor stands for the corpus's share of the retain set.
         personalisation: how `personal` was made.
         unlearning: how many epochs an approximate method takes.

@@ -7,11 +7,17 @@ Cost: so many steps as the epochs over the retain set have, about as many as one
 
 from shared.model import ResNet34
 from shared.personalisation import copied, tune
+from shared.unlearning._data import retained
 from shared.unlearning.case import Case
 
 
 def unlearn(case: Case) -> ResNet34:
-    """Fine-tune a copy of the personal model on the retain set, in the layers of its profile."""
+    """Fine-tune a copy of the personal model on the retain set, in the layers of its profile.
+
+    Raises:
+        UsageError: there is nothing to retain.
+    """
+    retained(case)
     retain, epochs = [case.retain, case.public.anchor], case.unlearning.epochs
     model = copied(case.personal, case.personalisation)
     return tune(model, retain, case.personalisation, epochs=epochs, frozen=case.frozen)
