@@ -168,7 +168,8 @@ def _refuse(reason: str, name: str, seen: str) -> NoReturn:
 def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
     """Return wfdb's record, with every way in which reading can fail as one error.
 
-    The header is checked before the signal is read: wfdb itself only says that an array cannot be reshaped.
+    Parsing the header is nearly all of the time, so that of a good record is parsed once, with the signal. Where it
+    claims another length, or reading fails, it is looked at alone: wfdb only says that an array cannot be reshaped.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # wfdb 4.3 calls pandas in a way that warns
@@ -180,9 +181,10 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
         if not path.is_file():
             _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
     try:
-        _check_samples(wfdb.rdheader(str(stem)), stem, hz=hz, name=name)
-        with np.errstate(all="ignore"):  # what a strange gain makes of the samples is looked at afterwards
-            found = wfdb.rdrecord(str(stem))
+        first = next(iter(_header_lines(header)), "").split()
+        if first[3:4] != [str(hz * SECONDS)]:  # as much would be read as it claims
+            _check_samples(wfdb.rdheader(str(stem)), stem, hz=hz, name=name)
+        found = _read(wfdb, stem, hz=hz, name=name)
     except BadRecord:
         raise
     except Exception as error:  # wfdb raises whatever its parsing trips over: KeyError, IndexError, ValueError...
@@ -195,6 +197,17 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
         or not np.isfinite(found.adc_gain).all()
     ):
         _refuse("unreadable", name, "has no signal with a gain, or one that is no number, expected one for every lead")
+    return found
+
+
+def _read(wfdb: Any, stem: Path, *, hz: int, name: str) -> Any:
+    try:
+        with np.errstate(all="ignore"):  # what a strange gain makes of the samples is looked at afterwards
+            found = wfdb.rdrecord(str(stem))
+    except Exception:
+        _check_samples(wfdb.rdheader(str(stem)), stem, hz=hz, name=name)
+        raise
+    _check_samples(found, stem, hz=hz, name=name)
     return found
 
 
