@@ -42,8 +42,10 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
         withdrawal = prepare(store, request, named(store, request))
         if not withdrawal.learnt_from:
             return refused("the personal model was made of no segment that is withdrawn")
-        with suppress(WithdrawnError), store.notice.heeded(kept(store, request)):
+        used = kept(store, request)
+        with suppress(WithdrawnError), store.notice.heeded(used):
             arms = _arms(withdrawal, request)
+            store.notice.refuse(used)
             return AuditReply(request.job, slot, "ok", arms=arms, seconds=time.perf_counter() - began)
 
 

@@ -78,8 +78,7 @@ def make_personal(
         store.install(package)
     if store.package != request.package:
         return PersonaliseReply(slot, "refused", f"the package of general model {request.general[:12]} is not here")
-    with store.notice.closed(request.records):
-        left_out = _synchronise(store, feed, request.records)
+    left_out = _synchronise(store, feed, request.records)
     recordings = store.recordings()
     if not recordings:
         return _serve_general(store, request.general, slot=slot, left_out=left_out)
@@ -93,7 +92,7 @@ def make_personal(
         state = State(general=request.general, recipe=wanted, reason=made.reason)
         change = change_to(store, made.model, state, check=own.all.segments)
         with store.notice.closed(request.records):
-            store.apply(change)
+            store.apply(change, look=lambda: store.notice.refuse(request.records))
     seconds = time.perf_counter() - began
     return _describe(store, general, public, own, slot=slot, left_out=left_out, seconds=seconds)
 
@@ -172,7 +171,8 @@ def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[
     here = set(store.record_ids())
     store.erase(here - set(consented))
     recordings, left_out = feed.record(set(consented) - here)
-    store.add(recordings)
+    with store.notice.closed(consented):
+        store.add(recordings)
     return left_out
 
 

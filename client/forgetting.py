@@ -7,7 +7,7 @@ personal one's place, or no model does, and the answer says what could not be me
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -95,7 +95,7 @@ def _forget(store: Store, request: UnlearnRequest, first: UnlearnReply | None, *
         effect = _effect(store, request, gone)
     try:
         with store.notice.closed(used):
-            return _carry_out(store, effect, request, gone, slot=slot)
+            return _carry_out(store, effect, request, gone, slot=slot, look=lambda: store.notice.refuse(used))
     except OSError as error:  # beside the model in use there is no room for another; erasing needs next to none
         store = Store(store.folder, store.notice)  # if the change was decided all the same, this carries it out
         if (decided := earlier(store, request.job)) not in (None, first):
@@ -252,7 +252,13 @@ def _serve(store: Store, model: ResNet34, withdrawal: Withdrawal, request: Unlea
 
 
 def _carry_out(
-    store: Store, effect: Effect, request: UnlearnRequest, gone: tuple[str, ...], *, slot: int
+    store: Store,
+    effect: Effect,
+    request: UnlearnRequest,
+    gone: tuple[str, ...],
+    *,
+    slot: int,
+    look: Callable[[], None] = lambda: None,
 ) -> UnlearnReply:
     """Replace the model and erase what must go, in one step that survives a crash, and say so."""
     before, after = store.state, effect.change.state
@@ -272,8 +278,10 @@ def _carry_out(
         segments_erased=store.segments(gone),
         erased=tuple(ErasedFile(name, size) for name, size in files.items()),
         methods=effect.methods,
+        barred=request.barred,
         unlearned_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     kept = replace(reply, methods=tuple(replace(each, before_groups={}, after_groups={}) for each in effect.methods))
-    store.apply(replace(effect.change, erase=gone, answer=(request.job, _REPLY.dump_json(kept).decode())))
+    change = replace(effect.change, erase=gone, answer=(request.job, _REPLY.dump_json(kept).decode()))
+    store.apply(change, look=look)
     return reply

@@ -17,7 +17,7 @@ Then the models are made anew, and the server, which got no answer, asks again f
 
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,20 +212,24 @@ class Store:
         path = self.folder / "answers" / f"{_safe(job)}.json"
         return path.read_text() if path.exists() else None
 
-    def apply(self, change: Change) -> None:
-        """Replace the model in use and erase, all or nothing, durable when this returns."""
+    def apply(self, change: Change, *, look: Callable[[], None] = lambda: None) -> None:
+        """Replace the model in use and erase, all or nothing, durable when this returns.
+
+        `look` is called when all is written but the decision; what it raises leaves all as it was.
+        """
         try:
-            self._decide(change)
+            self._decide(change, look)
         finally:  # what is not decided, for lack of room perhaps, gives its room back at once
             self._finish()
 
-    def _decide(self, change: Change) -> None:
+    def _decide(self, change: Change, look: Callable[[], None]) -> None:
         """Stage the new files, then the decision; from its last rename on the change is going to be carried out."""
         if change.model:
             write_atomically(self.folder / "staged.safetensors", change.model)
             write_atomically(self.folder / "staged.onnx", change.bundle)
         replaced = self.state.general if self.state.general != change.state.general else ""
         decided = _Decision(change.state, change.erase, change.answer, replaced)
+        look()
         write_atomically(self.folder / "staged.json", _DECISION.dump_json(decided))
 
     def _finish(self) -> None:

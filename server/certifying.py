@@ -11,7 +11,7 @@ from server import certificate, phases
 from server.auditor import bytes_of, judge_job
 from server.looks import Looks
 from server.phases import Looked
-from server.rows import Job
+from server.rows import UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
 from server.verdicts import OTHERS, STANDS_IN, Bytes, Check, JobVerdict
 from shared.audit_messages import VerifyReply, VerifyRequest
@@ -20,6 +20,9 @@ from shared.messages import UnlearnReply
 from shared.unlearning import EXACT
 
 SILENT = "the device has not told yet what is on its disk"
+OVERTAKEN = (
+    "the patient withdrew more when the model had been made; it is judged when the device has forgotten that, too"
+)
 
 
 def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks], changed: Sequence[int]) -> None:
@@ -41,8 +44,20 @@ def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks]
             looked = found.get(one.job.id)
             if looked is None:
                 one.note = SILENT
+            elif _overtaken(run, one):
+                one.note = OVERTAKEN
             else:
                 _judge(run, one, told[one.job.id], looked, looks[one.job.id], changed)
+
+
+def _overtaken(run: Run, one: Withdrawal) -> bool:
+    """Return whether the model rightly holds a record that was withdrawn later, and that the device has yet to forget.
+
+    No fresh copy may be made of it any more, so that there is nothing to compare the model with.
+    """
+    left_out = {*one.job.records, *one.reply.barred}
+    waiting = [job for job in run.registry.jobs(UNFORGOTTEN) if job.patient == one.job.patient]
+    return any(set(job.records) - left_out for job in waiting)
 
 
 def _request(run: Run, job: Job, told: UnlearnReply) -> VerifyRequest:

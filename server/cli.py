@@ -16,7 +16,7 @@ import typer
 
 from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
-from shared.errors import UsageError
+from shared.errors import UsageError, plainly
 from shared.terminal import note, show
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
     from server import cli_views
     from server.consent import named_records
 
+    unheard: list[OSError] = []
     with _registry(home) as registry:
         rows = registry.records(patient, consented_only=False)
         wanted = None if named is None else named_records(patient, named, [row.id for row in rows])
@@ -151,15 +152,15 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
         if lost and not yes:
             _confirm(registry.patient(patient), lost, of=len(rows))
         before = len(registry.events(patient))
-        covering = registry.withdraw(patient, records=named)
+        covering = registry.withdraw(patient, records=named, unheard=unheard.append)
         events = registry.events(patient)
         who = registry.patient(patient)
-    next_step = _next_step(who, covering, home)
+    next_step = _next_step(who, covering, home, unheard)
     changed = len(events) > before
     taken = [event for event in events if event.kind == "withdrawn" and (wanted is None or wanted & set(event.records))]
     event = taken[-1] if taken else None  # a forgotten patient's events are nobody's
     result = {"changed": changed, "patient": asdict(who), "event": asdict(event) if event else None}
-    result |= {"jobs": _dicts(covering), "next": next_step}
+    result |= {"jobs": _dicts(covering), "word": not unheard, "next": next_step}
     show(
         result,
         as_json=as_json,
@@ -190,11 +191,17 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
         raise typer.Exit(1)
 
 
-def _next_step(patient: Patient, covering: Sequence[Job], home: Path) -> str:
+def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError]) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
+        word = f"Device {patient.slot} has word, and stops whatever it is making of them."
+        if unheard:
+            word = (
+                f"No word could be left for device {patient.slot} ({plainly(unheard[0])}): in a run "
+                "that goes on it ends what it is making of them, and forgets it after; withdraw again to leave word."
+            )
         return (
-            f"Device {patient.slot} has word, and stops whatever it is making of them. The next `{run_command(home)}` "
-            f"has it compare copies with and without them, then erase them and unlearn."
+            f"{word} The next `{run_command(home)}` has it compare copies with and without them, then erase them and "
+            "unlearn."
         )
     if covering:
         return "The device has forgotten them already."

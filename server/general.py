@@ -30,7 +30,7 @@ from shared.model import ResNet34, probabilities, to_bytes
 from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Signals
 from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, Settings
-from shared.stopping import stopped_by
+from shared.stopping import stop_if_asked, stopped_by
 from shared.training import Examples, apply, device_for_training
 
 PUBLIC_ROLES: tuple[Role, ...] = ("corpus", "control")
@@ -117,6 +117,7 @@ def train_general(
     began = time.perf_counter()
     model, curves = fit_general(corpus, settings.general, tell=tell)
     seconds = time.perf_counter() - began
+    stop_if_asked()
     package = Package(to_bytes(model), template(model), public_segments(model, corpus, settings).to_bytes())
     record = {
         "digest": package.digest,
@@ -128,6 +129,7 @@ def train_general(
         "majority": majority(corpus.signals.labels[corpus.validation]),
     }
     lineage |= {"package": package.fingerprint}
+    stop_if_asked()
     publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record, lineage["data"], withdrawn, corpus.signals.left_out)

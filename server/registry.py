@@ -6,7 +6,6 @@ tables and file from `server/schema.py`, the rules of consent from `server/conse
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -75,11 +74,19 @@ class Registry(JobBook):
             before_commit(enrolled)
         return enrolled
 
-    def withdraw(self, patient: str, *, records: Sequence[str] | None = None, source: str = "operator") -> list[Job]:
+    def withdraw(
+        self,
+        patient: str,
+        *,
+        records: Sequence[str] | None = None,
+        source: str = "operator",
+        unheard: Callable[[OSError], None] = lambda _: None,
+    ) -> list[Job]:
         """Take consent back for the named records, or for all; durable when this returns.
 
         Word of it is left for the patient's device then, too: what it is making of the records it ends, within a
-        step. Without room for the word consent is taken back all the same, and the next message to the device says so.
+        step. Where no word can be left consent is taken back all the same, `unheard` is told why, and the next message
+        to the device says so.
         Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
 
         Returns:
@@ -94,8 +101,10 @@ class Registry(JobBook):
             due = jobs_of(connection, schema.jobs.c.id.in_(covering))
         if who.slot is not None:
             gone = [row.id for row in self.records(patient, consented_only=False) if row.withdrawn]
-            with suppress(OSError):
+            try:
                 Notice(self._path.parent / FOLDER / str(who.slot)).leave(gone)
+            except OSError as error:
+                unheard(error)
         return due
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:

@@ -215,6 +215,7 @@ class UnlearnReply:
         served: the method whose model is in use, "" when the general model or none took the place of the old one.
         general, after, bundle: digests of the general model, the model in use and its ONNX file, "" for none.
         before: digest of the model that was in use.
+        barred: other records that were here, and that nothing was made of.
     """
 
     job: str
@@ -229,6 +230,7 @@ class UnlearnReply:
     segments_erased: int = 0
     erased: tuple[ErasedFile, ...] = ()
     methods: tuple[MethodOutcome, ...] = ()
+    barred: tuple[str, ...] = ()
     unlearned_at: str = ""
 
 

@@ -4,23 +4,26 @@ A message reaches a device that is at work only when it has done its work. So a 
 withdrawn records to a file, and the device that is making something of one of them stops. In the simulation both lie
 in one workspace, `notices/<slot>`; a real device is told so by whatever radio it has.
 
-The hospital appends under an exclusive lock, and a device holds a shared one while it puts a model in use: when the
-word has been left, no model is put in use any more that was made without it.
+The hospital appends under an exclusive lock, and a device holds a shared one while it decides to put a model in use:
+when the word has been left, none is put in use any more that was made without it. Neither waits long for the other, and
+word that cannot be left or read holds nothing up: every message names the records anew. Who leaves it is told.
 """
 
 import fcntl
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from shared.errors import ConsentError
+from shared.files import flush_folder
 from shared.stopping import stopped_by
 
 FOLDER = "notices"  # in a workspace
-PATIENCE_S = 1.0  # how long consent waits for a device that is putting a model in use, and no longer
+PATIENCE_S = 1.0  # how long either waits for the other; then it goes on, and looks or leaves word all the same
 POLL_S = 0.005
 
 
@@ -47,21 +50,22 @@ class Notice:
         assert self.path is not None
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("ab") as file:
-            _wait_for(file.fileno())
+            _wait_for(file.fileno(), fcntl.LOCK_EX)
             if new := sorted(set(records) - self.records()):
-                # The first line break ends what a process that was killed has left of a line.
-                file.write("".join(["\n", *(f"{record}\n" for record in new)]).encode())
+                file.truncate(self.path.read_bytes().rfind(b"\n") + 1)  # a line that a killed process left unfinished
+                file.write("".join(f"{record}\n" for record in new).encode())
                 file.flush()
                 os.fsync(file.fileno())
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+        os.utime(self.path, (today, today))  # the minute of a withdrawal would lead to its entry in the ledger
+        flush_folder(self.path.parent)
 
     def records(self) -> frozenset[str]:
-        """Return the ids of the withdrawn records, as far as the word has come."""
-        if self.path is None:
-            return frozenset()
-        try:
-            return frozenset(self.path.read_bytes().decode(errors="replace").split("\n")) - {""}
-        except FileNotFoundError:
-            return frozenset()
+        """Return the ids of the withdrawn records, as far as word has come and can be read; a line ends one."""
+        with suppress(OSError):
+            if self.path is not None:
+                return frozenset(self.path.read_bytes().decode(errors="replace").split("\n")[:-1]) - {""}
+        return frozenset()
 
     def refuse(self, used: Collection[str]) -> None:
         """See that no record that is used has been withdrawn.
@@ -90,21 +94,21 @@ class Notice:
         Raises:
             WithdrawnError: one of them is withdrawn, and the block is not entered.
         """
-        if self.path is None:
-            yield
-            return
-        self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("ab") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        with ExitStack() as stack:
+            with suppress(OSError):  # without a file to lock, or the right to, there is still what can be read
+                if self.path is not None:
+                    self.path.parent.mkdir(exist_ok=True)
+                    file = stack.enter_context(self.path.open("ab"))
+                    _wait_for(file.fileno(), fcntl.LOCK_SH)
             self.refuse(used)
             yield
 
 
-def _wait_for(descriptor: int) -> None:
-    """Take the lock, or go without it: consent waits for no device for long."""
+def _wait_for(descriptor: int, lock: int) -> None:
+    """Take the lock, or go without it."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
             return
         time.sleep(POLL_S)
