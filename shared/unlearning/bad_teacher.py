@@ -3,7 +3,7 @@
 Source: Chundawat et al. 2023, "Can bad teaching induce forgetting?", equation 3. Needs: the personal model, as the
 competent teacher too, an untrained model of the same architecture, the retain set or the anchor alone, the forget set.
 Guarantee: none. Cost: the steps of `finetune`, each with the forget set beside the retain set, and one pass of a whole
-untrained model; up to twice a personalisation at width 16 (measured).
+untrained model; 1.4 personalisations at width 16, up to two (measured).
 """
 
 from typing import Literal

@@ -2,7 +2,7 @@
 
 Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set,
 what the patient keeps and the corpus's share, for which the anchor stands. Guarantee: none.
-Cost: so many steps as the epochs over the retain set have, about as many as one personalisation.
+Cost: so many steps as the epochs over the retain set have; .4 of a personalisation at width 16 (measured).
 """
 
 from shared.model import ResNet34

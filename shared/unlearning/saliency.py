@@ -1,7 +1,8 @@
 """`saliency`: random labels again, but only for the weights that the forget set pulls at most (SalUn).
 
 Source: Fan et al. 2024, "SalUn", equations 3 to 5. Needs: the personal model, the retain set or the anchor alone, the
-forget set. Guarantee: none. Cost: that of `random-label` and one gradient on the forget set; about one personalisation.
+forget set. Guarantee: none. Cost: that of `random-label` and one gradient on the forget set; 1.2
+personalisations at width 16 (measured).
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 Source: Kurmanji et al. 2023, "Towards unbounded machine unlearning", algorithm 1 and its rewinding. Needs: the personal
 model, as the teacher too; the retain set or the anchor alone, the forget set. Guarantee: none. Cost: the steps of
-`finetune` and a pass over the forget set before each of its first epochs; about one personalisation.
+`finetune` and a pass over the forget set before each of its first epochs; 1.2 personalisations at width 16 (measured).
 """
 
 from dataclasses import dataclass
