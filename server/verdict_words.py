@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.verdicts import STANDS_IN, TITLES, JobVerdict, MethodVerdict, Score, Statistics
+from server.verdicts import NO_MODEL, STANDS_IN, TITLES, JobVerdict, MethodVerdict, Score, Statistics
 from shared.inference import EQUIVALENT, LEVEL
 
 SURE = 0.5  # a model that gives the true label more than this knew it
@@ -159,6 +159,8 @@ def _bytes_words(judged: JobVerdict) -> str:
         return " ".join(
             f"Not as it should be: {_told(check['name'], check['expected'], check['seen'])}." for check in wrong
         )
+    if any(check["name"] == NO_MODEL for check in judged["bytes"]["checks"]):
+        return "No model is in use on the device, and the withdrawn records are gone."
     if judged["method"] == STANDS_IN:
         return "The general model, which no wearable's data reach, is in use in place of a personal one."
     if judged["exact"]:

@@ -300,6 +300,8 @@ def test_who_withdraws_while_the_first_model_is_made_never_has_one_of_it(new_fle
     assert left == (() if everything else tuple(sorted(records[1:])))
     assert bool(state.model) != everything
     assert (patient.slot in run.personal) != everything
+    words = run.withdrawals[job.id].verdict["words"]
+    assert words.startswith("No model is in use on the device, and the withdrawn records are gone.")
 
 
 def test_a_device_whose_model_is_made_again_keeps_the_old_one_until_it_forgets(fleet, in_step):
