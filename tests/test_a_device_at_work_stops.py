@@ -342,8 +342,11 @@ def test_the_command_says_when_no_word_could_be_left(fleet):
     assert told["next"].startswith("Device 0 has word")
 
 
+@pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize("when", ["after the model was made", "while it is made once more to compare"])
-def test_a_withdrawal_that_overtakes_the_verdict_on_another_is_no_fault_of_the_device(fleet, monkeypatch, when):
+def test_a_withdrawal_that_overtakes_the_verdict_on_another_is_no_fault_of_the_device(
+    fleet, monkeypatch, when, everything
+):
     patient = fleet.with_several_records()
     records = fleet.records(patient)
     (job,) = fleet.registry.withdraw(patient.id, records=records[:1])
@@ -352,7 +355,7 @@ def test_a_withdrawal_that_overtakes_the_verdict_on_another_is_no_fault_of_the_d
 
     def overtaken(*args, **options):
         if not late:
-            late.append(fleet.registry.withdraw(patient.id, records=records[1:2]))
+            late.append(fleet.registry.withdraw(patient.id, records=None if everything else records[1:2]))
         return act(*args, **options)
 
     monkeypatch.setattr(module, name, overtaken)
