@@ -52,7 +52,7 @@ def unlearn(case: Case) -> ResNet34:
 
 
 def certified(case: Case) -> float:
-    """Return how far the head is from the retrained one at most, by the L2 distance; before it is rounded to float32."""
+    """Return how far the head is from the retrained one at most, by the L2 distance, before rounding to float32."""
     return remove(case).distance
 
 
