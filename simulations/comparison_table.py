@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shared.unlearning import METHODS, generates
 from simulations.comparison_case import NOTHING
 from simulations.comparison_figures import FIGURES, Figure, Row
-from simulations.shortened import BATCH, GROUPS, PUBLISHED, TRANSFERS
+from simulations.shortened import BATCH, GROUPS, PUBLISHED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -113,7 +114,7 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was compared, and how its intervals were made."""
     accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in result["models"])
-    cut = [found["method"] for found in result["rows"] if found["method"] in TRANSFERS]
+    cut = [found["method"] for found in result["rows"] if found["method"] in METHODS and generates(found["method"])]
     return [
         f"{result['data']}: withdrawal of {result['withdrawal']!r}, {result['wearers']} wearers in {result['seeds']} "
         f"seeds, width {result['width']}",

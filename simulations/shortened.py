@@ -2,5 +2,4 @@
 
 GROUPS, BATCH = 50, 64
 SHORTENED = {"unlearning.generator_groups": GROUPS, "unlearning.generator_batch_size": BATCH}
-TRANSFERS = ("gkt", "gkt-patient")
 PUBLISHED = "unlearning.generator_groups and .generator_batch_size; published: 4000 of 256"

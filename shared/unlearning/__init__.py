@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from shared.model import ResNet34
     from shared.unlearning.case import Case
 
@@ -41,8 +43,17 @@ def _late(file: str) -> Method:
 
 def certified(name: str, case: Case) -> float | None:
     """Return the bound that a method certifies of this case, where its file has a function `certified` that says so."""
-    bound = getattr(import_module(f"{__name__}.{name.replace('-', '_')}"), "certified", None)
+    bound = getattr(_file(name), "certified", None)
     return float(bound(case)) if bound else None
+
+
+def generates(name: str) -> bool:
+    """Return whether a method learns on generated inputs, of which `unlearning.generator_groups` says how many."""
+    return hasattr(_file(name), "transfer")
+
+
+def _file(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 METHODS: dict[str, Method] = _methods()
