@@ -26,6 +26,9 @@ def compare(
     i_mean_the_class: Annotated[
         bool, typer.Option("--i-mean-the-class", help="Let gkt forget the whole class of a patient.")
     ] = False,
+    published_schedule: Annotated[
+        bool, typer.Option("--published-schedule", help="Do not cut zero-shot transfer short: an hour a wearer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write JSON here, or Markdown to FILE.md.")] = None,
 ) -> None:
@@ -52,6 +55,7 @@ def compare(
             seeds=seeds,
             width=width,
             i_mean_the_class=i_mean_the_class,
+            published_schedule=published_schedule,
         )
         result = run(plan, scratch=Path(folder) / "scratch", progress=progress)
     if out is not None:

@@ -42,6 +42,7 @@ class Plan:
         seeds: worlds: patients, general model and copies of their own.
         width: of the general models.
         i_mean_the_class: lets `gkt` forget a patient's superclass.
+        published_schedule: zero-shot transfer is not cut short.
     """
 
     data: Path
@@ -51,6 +52,7 @@ class Plan:
     seeds: int = 5
     width: int = 16
     i_mean_the_class: bool = False
+    published_schedule: bool = False
 
     def worlds(self, scratch: Path) -> Worlds:
         """Return the worlds of the plan; what they are made of is kept in `scratch`."""
@@ -66,6 +68,7 @@ class Result(TypedDict):
     seeds: int
     width: int
     i_mean_the_class: bool
+    published_schedule: bool
     wearers: int
     left_out: dict[str, int]
     models: list[dict[str, float | None]]
@@ -107,6 +110,7 @@ def run(plan: Plan, *, scratch: Path, progress: Progress, workers: int | None = 
         "seeds": plan.seeds,
         "width": plan.width,
         "i_mean_the_class": plan.i_mean_the_class,
+        "published_schedule": plan.published_schedule,
         "wearers": len(there),
         "left_out": dict(+left_out),
         "models": models,
@@ -168,6 +172,7 @@ def _able(plan: Plan, scratch: Path) -> Sequence[tuple[int, int]]:
 
 def _readings(plan: Plan, scratch: Path, seed: int, number: int) -> list[Reading]:
     worlds = plan.worlds(scratch)
-    settings = worlds.settings(seed).with_values(SHORTENED | {"unlearning.i_mean_the_class": plan.i_mean_the_class})
+    schedule = {} if plan.published_schedule else SHORTENED
+    settings = worlds.settings(seed).with_values(schedule | {"unlearning.i_mean_the_class": plan.i_mean_the_class})
     wearer = wearers_in(worlds, seed)[number]
     return compare(subject_of(wearer, plan.withdrawal, *world_of(worlds, seed), settings), plan.methods)

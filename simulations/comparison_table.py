@@ -114,7 +114,8 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was compared, and how its intervals were made."""
     accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in result["models"])
-    cut = [found["method"] for found in result["rows"] if found["method"] in METHODS and generates(found["method"])]
+    made = [found["method"] for found in result["rows"] if found["method"] in METHODS]
+    cut = [] if result["published_schedule"] else [name for name in made if generates(name)]
     return [
         f"{result['data']}: withdrawal of {result['withdrawal']!r}, {result['wearers']} wearers in {result['seeds']} "
         f"seeds, width {result['width']}",

@@ -23,12 +23,25 @@ from shared.unlearning import METHODS
 from simulations.calibration_data import Wearer
 from simulations.calibration_jobs import withdrawals
 from simulations.cli import app
-from simulations.comparison import Plan, _able, plain, subject_of
+from simulations.comparison import Plan, _able, _readings, plain, subject_of
 from simulations.comparison_case import ANOTHER, FLOOR, NOTHING, Reading, Subject, compare, kept
 from simulations.comparison_figures import FIGURES, of_seed, over_seeds, rows
-from simulations.comparison_table import COLUMNS, markdown, note, render
+from simulations.comparison_table import COLUMNS, about, markdown, note, render
 
 QUICK = ("finetune", "newton", "exact")
+COMPARED = {
+    "data": "d",
+    "withdrawal": "all",
+    "wearers": 2,
+    "seeds": 2,
+    "width": 2,
+    "left_out": {},
+    "models": [{"accuracy": 0.5, "majority": 0.5}],
+    "seconds": 1.0,
+    "seconds_models": 1.0,
+    "workers": 2,
+    "machine": "m",
+}
 
 
 @pytest.fixture(scope="module")
@@ -324,13 +337,30 @@ def test_eighty_columns_hold_every_figure_whole():
     figures |= {name: {"value": 88.88, "low": 0.88, "high": 888.8} for name in ("ain", "relearn")}
     figures["privleak"] = {"value": -88.8, "low": -888.8, "high": 711.2}
     row = {"method": "negative-gradient-plus", "wearers": 2, "seeds": 2, "figures": figures}
-    about = {"data": "d", "withdrawal": "all", "wearers": 2, "seeds": 2, "width": 2, "left_out": {}, "seconds": 1.0}
-    about |= {"models": [{"accuracy": 0.5, "majority": 0.5}], "seconds_models": 1.0, "workers": 2, "machine": "m"}
     page = Console(width=80, file=io.StringIO())
     told = {"reasons": {"why": 1}, "dearer": True, "unchanged": 2, "certified": 0.0314}
-    page.print(render({**about, "rows": [row | told]}))
+    page.print(render({**COMPARED, "rows": [row | told], "published_schedule": False}))
     assert "…" not in page.file.getvalue()
     assert "dearer" in page.file.getvalue()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_methods_that_learn_on_generated_inputs_are_said_to_be_cut_short_unless_they_are_not(published):
+    rows_of_all = [{"method": name} for name in (NOTHING, FLOOR, *METHODS)]
+    result = {**COMPARED, "rows": rows_of_all, "published_schedule": published}
+    told = "gkt and gkt-patient: cut to 50 groups of 64 generated inputs" in " ".join(about(result))
+    assert told != published
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_published_schedule_is_that_of_the_settings(monkeypatch, tmp_path, wearer, toy, published):
+    asked = []
+    monkeypatch.setattr(simulations.comparison, "wearers_in", lambda *_: [wearer])
+    monkeypatch.setattr(simulations.comparison, "world_of", lambda *_: (toy.general, toy.public))
+    monkeypatch.setattr(simulations.comparison, "compare", lambda subject, _: asked.append(subject.unlearning))
+    _readings(Plan(tmp_path, QUICK, withdrawal="all", published_schedule=published), tmp_path, 0, 0)
+    made = [(one.generator_groups, one.generator_batch_size) for one in asked]
+    assert made == [(4000, 256) if published else (50, 64)]
 
 
 # The command
