@@ -18,6 +18,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -108,9 +109,13 @@ def panel(
     """Draw one panel of `width` x `height` CSS pixels; `name` keeps its ids apart from other panels'."""
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        draw(list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True)).ravel()))
+        axes = list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True)).ravel())
+        draw(axes)
+        for background in (figure.patch, *(each.patch for each in axes)):
+            background.set(facecolor="none", edgecolor="none")
         file = io.BytesIO()
-        figure.savefig(file, format="svg", transparent=True, metadata=_QUIET)
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(file, metadata=_QUIET)  # `Figure.savefig` draws everything twice
     return Panel(alt, Markup(_for_page(file.getvalue(), name, alt)))
 
 

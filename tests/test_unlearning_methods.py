@@ -17,7 +17,7 @@ from shared.errors import LetheError, UsageError
 from shared.model import build, to_bytes
 from shared.personalisation import accuracy, trained_part
 from shared.settings import General, Unlearning
-from shared.training import Examples, hits, task_loss
+from shared.training import Examples, task_loss
 from shared.unlearning import (
     EXACT,
     METHODS,
@@ -113,7 +113,7 @@ def test_the_best_state_is_the_first_of_the_lowest_score_and_comes_back():
     best = Best(at(0.0).state_dict(), 5.0)
     for value, score in ((1.0, 3.0), (2.0, 4.0), (3.0, 3.0), (4.0, math.inf), (5.0, math.nan)):
         best.offer(at(value), score)
-    assert (best.score, best.stale) == (3.0, 4)
+    assert best.score == 3.0
     assert best.settle(model).weight.item() == 1.0
     nothing_better = Best(at(6.0).state_dict(), 0.0)
     nothing_better.offer(at(7.0), 1.0)
@@ -442,14 +442,16 @@ def test_a_generator_is_shown_the_way_through_the_filter_even_by_a_teacher_who_i
     assert (gkt.band_pass(sure, torch.tensor([0]), task) > 0).all()
 
 
-def test_gkt_learns_classes_but_not_the_forgotten_one(alone):
-    longer = replace(alone.unlearning, generator_groups=20, generator_batch_size=16)
-    model, gate = METHODS["gkt"](replace(alone, unlearning=longer)), alone.public.gate
-    right = hits(model(gate.segments), gate.labels, "single").float()
-    gone = gate.labels[:, LABEL] > 0.5
-    assert right[gone].mean() == 0
-    assert right[~gone].mean() >= 0.25  # it has learnt another class of those that it will learn in thousands of groups
-    assert accuracy(alone.general, gate) > 0.9  # which found them all
+@pytest.mark.slow
+def test_gkt_learns_all_that_its_teacher_knows_but_the_forgotten_class(alone):
+    """Of a teacher that knows all five classes; from no segment but those that are generated."""
+    longer = replace(alone.unlearning, generator_groups=80, generator_batch_size=32)
+    taught, gate = replace(alone, personal=alone.general, unlearning=longer), alone.public.gate
+    assert accuracy(taught.personal, gate) > 0.9
+    said = METHODS["gkt"](taught)(gate.segments).argmax(dim=1)
+    right = [(said == label)[gate.labels[:, label] > 0.5].float().mean().item() for label in range(5)]
+    assert right[LABEL] == 0
+    assert sum(share > 0.5 for share in right) >= 3
 
 
 def test_gkt_is_no_random_network_where_nothing_tells_what_it_has_learnt(alone):

@@ -71,18 +71,16 @@ class Best:
 
     Attributes:
         score: its score.
-        stale: how many offers ago it was made.
     """
 
     def __init__(self, state: Mapping[str, Tensor], score: float) -> None:
         """Begin with what is to be had without doing anything."""
-        self._state, self.score, self.stale = _cloned(state), score, 0
+        self._state, self.score = _cloned(state), score
 
     def offer(self, model: ResNet34, score: float) -> None:
         """Keep what `model` is now if it scores lower."""
-        self.stale += 1
         if score < self.score:
-            self._state, self.score, self.stale = _cloned(model.state_dict()), score, 0
+            self._state, self.score = _cloned(model.state_dict()), score
 
     def settle(self, model: ResNet34) -> ResNet34:
         """Make `model` what scored lowest, in evaluation mode, and return it."""

@@ -30,8 +30,7 @@ STUDENT_STEPS = 10  # after each of the generator's
 RATE, CLIP = 1e-3, 5.0
 PASSING_RATE = 1e-2  # while nothing passes the gate, which is ours
 ATTENTION = 250.0  # weight of the attention loss
-LOOK_EVERY = 50  # groups
-PATIENCE = 5  # looks without anything better, after which it stops: what is forgotten comes back if it runs on
+LOOK_EVERY = 50  # groups; the best that a look saw is kept: what is forgotten comes back if it runs on
 DRAWS = 100  # steps in which a generator may learn to pass, after which the transfer stops
 FEATURES = 16  # positions that the frozen layers give out
 
@@ -121,8 +120,6 @@ def transfer(
             stop_if_asked()
         if group % LOOK_EVERY == 0 or group == case.unlearning.generator_groups:
             best.offer(student, score(student.eval()))
-            if best.stale >= PATIENCE:
-                break
     if first is None and math.isinf(best.score):
         raise LetheError("nothing that the student learnt could be scored on public data: are there too few of them?")
     return best.settle(student)

@@ -3,8 +3,8 @@
 Source: Chundawat et al. 2023, the paper's section 3.3.3, equations 9 to 11. A student that begins untrained learns from
 the personal model on generated inputs; the band-pass filter lets those pass to which the teacher gives less than .01
 for the forgotten class. Needs: the personal model, as the teacher; of the forget set only its classes; no retained
-data; others' validation segments say when to stop. Guarantee: none. Cost: up to 4000 groups of a generator and ten
-student steps of 256 inputs, which is many times a personalisation: dearer than retraining.
+data; others' validation segments say which of its looks is kept. Guarantee: none. Cost: 4000 groups of a generator and
+ten student steps of 256 inputs, which is many times a personalisation: dearer than retraining.
 """
 
 import math
