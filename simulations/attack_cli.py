@@ -40,12 +40,12 @@ def attack(
     from server.general import newest_sound
     from server.registry import Registry
     from server.workspace import Workspace
+    from server.workspace_settings import of_workspace
     from shared.package import load_general
-    from simulations import scenarios
     from simulations.attack_comparison import beside_each_other, render
 
     workspace = Workspace.open(home)
-    settings = scenarios.of_workspace(workspace.home)
+    settings = of_workspace(workspace.home)
     with Registry.open(workspace.registry_path) as registry:
         folder = newest_sound(workspace, registry, settings)
         model, public = load_general(folder)

@@ -147,10 +147,11 @@ def run(
     One Flower run; what was withdrawn is forgotten before anything else.
     """
     from server.workspace import Workspace
+    from server.workspace_settings import of_workspace
     from simulations import main_job, scenarios
 
     workspace = Workspace.open(home)
-    settings = scenarios.with_assignments(scenarios.of_workspace(workspace.home), assignments or [])
+    settings = scenarios.with_assignments(of_workspace(workspace.home), assignments or [])
     rehearsals = settings.unlearning.rehearsals
     if rehearsals and not yes:
         raise UsageError(
@@ -185,11 +186,12 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
     from server.general import PUBLIC_ROLES, train_while_consented
     from server.registry import Registry
     from server.workspace import Workspace
+    from server.workspace_settings import of_workspace
     from shared.terminal import progress
     from simulations import scenarios
 
     workspace = Workspace.open(home)
-    settings = scenarios.with_assignments(scenarios.of_workspace(workspace.home), assignments or [])
+    settings = scenarios.with_assignments(of_workspace(workspace.home), assignments or [])
     with (
         workspace.launching(),
         workspace.lock("train"),

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from server.workspace import Workspace
+from server.workspace_settings import keep
 from shared.errors import DataError, UsageError
 from shared.files import write_atomically
 from shared.settings import Settings
 from shared.terminal import progress
-from simulations import scenarios
 
 DEMO_PATIENTS = 320
 DEMO_WITHDRAWALS = 2
@@ -48,7 +48,7 @@ def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, d
         found = enrol_cohort(workspace, settings, progress=progress)
         with Registry.open(workspace.registry_path) as registry:
             registry.note_key(key)
-        scenarios.keep(settings, home=home.resolve(), folder=workspace.home)
+        keep(settings, home=home.resolve(), folder=workspace.home)
     return Workspace.open(home), found
 
 

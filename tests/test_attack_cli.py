@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from server.general import train_general
 from server.registry import Registry
+from server.workspace_settings import keep
 from shared.attack_table import ATTACKS, CLIPPED, CW, SIGNS
 from shared.attacks import attack, per_lead, success
 from shared.package import load_general
-from simulations import scenarios
 from simulations.cli import app
 
 
@@ -21,7 +21,7 @@ def home(tmp_path_factory, cohort_folder) -> Path:
     """A workspace with enough controls that even a tiny model gets some of them right."""
     settings = TINY.with_values({"cohort.controls": 10, "probe.control_segments": 48})
     workspace = enrol(tmp_path_factory.mktemp("attack") / "home", cohort_folder, settings)
-    scenarios.keep(settings, home=workspace.home, folder=workspace.home)
+    keep(settings, home=workspace.home, folder=workspace.home)
     with Registry.open(workspace.registry_path) as registry:
         train_general(workspace, registry, settings, tell=lambda *_: None)
     return workspace.home

@@ -16,11 +16,11 @@ from client.auditing import audit, verify
 from client.forgetting import forget
 from server import general, phases
 from server.run import Run
+from server.workspace_settings import keep
 from shared import shadows
 from shared.messages import PERSONALISE, PersonaliseRequest, read
 from shared.package import Package
 from shared.unlearning import exact
-from simulations import scenarios
 from simulations.cli import app as cli
 
 
@@ -125,7 +125,7 @@ def test_training_stops_when_a_corpus_patient_withdraws(fleet, epochs):
 
 def test_the_command_that_trains_stops_and_begins_again_without_the_patient(fleet, epochs):
     settings = fleet.settings.with_values({"general.seed": 7, "general.epochs": 3})
-    scenarios.keep(settings, home=fleet.workspace.home, folder=fleet.workspace.home)
+    keep(settings, home=fleet.workspace.home, folder=fleet.workspace.home)
     done = CliRunner().invoke(cli, ["train", "--home", str(fleet.workspace.home), "--json"])
     assert done.exit_code == 0, done.output
     assert epochs == [1, 1, 2, 3]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.workspace_settings import NO_SETTINGS, keep, of_workspace
 from shared.errors import UsageError
 from shared.settings import _RANGES, Settings, numbers
 from shared.unlearning import parse_methods
@@ -45,7 +46,7 @@ def test_an_unknown_setting_names_the_one_that_is_near():
 def test_flower_s_configuration_holds_exactly_the_defaults():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     found = dict(flat(config))
-    assert [found.pop(name) for name in scenarios.NO_SETTINGS] == ["", "", 0]
+    assert [found.pop(name) for name in NO_SETTINGS] == ["", "", 0]
     assert found == FLAT
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in FLAT.items()}
 
@@ -187,8 +188,8 @@ def test_an_assignment_that_makes_no_sense_is_refused(text):
 
 def test_a_workspace_keeps_its_settings(tmp_path):
     settings = Settings().with_values({"general.width": 4, "unlearning.methods": "exact"})
-    scenarios.keep(settings, home=tmp_path, folder=tmp_path)
-    assert scenarios.of_workspace(tmp_path) == settings
+    keep(settings, home=tmp_path, folder=tmp_path)
+    assert of_workspace(tmp_path) == settings
 
 
 def test_a_scenario_that_does_not_exist_names_those_that_do(tmp_path):
