@@ -14,6 +14,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from server import evidence, keys
+from server.deadlines import deadline_of
 from server.ledger import Head
 from server.recount import BYTES_ALONE
 from server.rows import Job, ModelRow
@@ -171,7 +172,7 @@ def _subjects(acknowledgement: UnlearnReply) -> list[Subject]:
 
 
 def _request(job: Job, settings: Settings, now: datetime) -> Request:
-    deadline = evidence.moment(job.requested_at) + timedelta(days=settings.audit.deadline_days)
+    deadline = deadline_of(job, settings.audit.deadline_days)
     return Request(
         requested_at=job.requested_at,
         deadline=_text(deadline),

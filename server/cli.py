@@ -1,4 +1,4 @@
-"""The operator's commands: patients, jobs and devices; `simulations/cli.py` mounts them and prints errors.
+"""The operator's commands: patients and devices; `simulations/cli.py` mounts them and prints errors.
 
 Each opens the workspace, asks the registry, and shows the answer. Nothing heavy is imported before a command runs.
 """
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shared.ptbxl import LeftOut
 
 patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
-jobs = typer.Typer(help="What devices have to forget, and how far they are.", no_args_is_help=True)
 devices = typer.Typer(help="What the devices last told.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
@@ -208,31 +207,6 @@ def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: S
     if patient.role == "corpus":
         return f"The next `{run_command(home)}` trains a general model without these records."
     return "No run uses these records any more."
-
-
-@jobs.command("list")
-def list_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
-    """List the unlearning jobs, oldest first."""
-    from server import cli_views
-
-    with _registry(home) as registry:
-        found = registry.jobs()
-    show({"jobs": _dicts(found)}, as_json=as_json, render=lambda: cli_views.job_table(found))
-
-
-@jobs.command("show")
-def show_job(
-    job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
-    home: Home = HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Show one job and every step it took."""
-    from server import cli_views
-
-    with _registry(home) as registry:
-        found, steps = registry.job(job), registry.job_events(job)
-    result = {"job": asdict(found), "steps": _dicts(steps)}
-    show(result, as_json=as_json, render=lambda: cli_views.job_page(found, steps))
 
 
 @devices.command("list")

@@ -7,10 +7,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from server.deadlines import Due
 from server.ledger import Entry
 from server.rows import UNFORGOTTEN, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
 from server.step_words import step_words
 
+NO_JOB = "No job; a withdrawal by a patient with a device makes one."
+SOON_DAYS = 7  # a deadline that near is coloured
 MOST_ROWS = 200  # of a table; all of PTB-XL is no table
 UNLINKED = (
     "Forgotten: the salt of this patient's names in the ledger is destroyed. What happened is still there, "
@@ -104,10 +107,47 @@ def job_table(jobs: Sequence[Job]) -> RenderableType:
     """Draw jobs, one a line."""
     table = _table("job", "patient", "slot>", "forget", "state", "method", "requested")
     for job in jobs[:MOST_ROWS]:
-        what = _forget(job.scope, job.records)
-        state = _styled(job.state)
-        _add(table, job.id, job.patient, str(job.slot), what, state, job.method or "–", _when(job.requested_at))
-    return _with_rest(table, total=len(jobs), none="No job; a withdrawal by a patient with a device makes one.")
+        _add(table, *_job_cells(job), _when(job.requested_at))
+    return _with_rest(table, total=len(jobs), none=NO_JOB)
+
+
+def job_list(jobs: Sequence[Job], due: Mapping[str, Due]) -> RenderableType:
+    """Draw jobs, one a line, with what is left of the time in which they are `due`, and a warning where none is."""
+    table = _table("job", "patient", "slot>", "forget", "state", "method", "asked", "left")
+    for job in jobs[:MOST_ROWS]:
+        left = _left(due[job.id]) if job.id in due else Text("–")
+        _add(table, *_job_cells(job), job.requested_at[:10], left)
+    late = sum(one.overdue for one in due.values())
+    drawn = _with_rest(table, total=len(jobs), none=NO_JOB)
+    return _spaced(drawn, _late(late)) if late else drawn
+
+
+def check(due: Sequence[Due], days: int) -> RenderableType:
+    """Draw what is not certified yet, the nearest deadline first."""
+    if not due:
+        return Text("Nothing is due: every withdrawal is certified.")
+    table = _table("job", "patient", "slot>", "forget", "state", "method", "deadline", "left")
+    for one in due[:MOST_ROWS]:
+        _add(table, *_job_cells(one.job), f"{one.deadline:%Y-%m-%d}", _left(one))
+    late = sum(one.overdue for one in due)
+    told = _late(late) if late else Text(f"In time: the deadline is {counted(days, 'day')} after the withdrawal.")
+    return _spaced(_with_rest(table, total=len(due), none=""), told)
+
+
+def _job_cells(job: Job) -> tuple[str | Text, ...]:
+    return (job.id, job.patient, str(job.slot), _forget(job.scope, job.records), _styled(job.state), job.method or "–")
+
+
+def _left(one: Due) -> Text:
+    """Say how much time is left, in whole days, or since when there is none."""
+    if one.overdue:
+        return Text(f"{(-one.left).days} d late", style="bold red")
+    return Text(f"{one.left.days} d", style="yellow" if one.left.days < SOON_DAYS else "")
+
+
+def _late(late: int) -> Text:
+    told = f"{counted(late, 'job')} overdue: `lethe run` takes up what is due, `lethe jobs show` tells why it is."
+    return Text(told, style="bold red")
 
 
 def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:

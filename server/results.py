@@ -6,7 +6,7 @@ Only aggregates of a patient's segments are stored; the waveforms in `figures.np
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.corpus import Corpus, record_of
+from server.deadlines import deadline_of
 from server.enrolment import FACT
 from server.general import Trained
 from server.paper_probe import difference, summarise
@@ -119,9 +120,7 @@ def describe_withdrawal(one: Withdrawal, pseudonym: str, settings: Settings) -> 
         "records": len(job.records),
         "named": list(job.records),
         "requested_at": job.requested_at,
-        "deadline": (
-            datetime.fromisoformat(job.requested_at) + timedelta(days=settings.audit.deadline_days)
-        ).isoformat(),
+        "deadline": deadline_of(job, settings.audit.deadline_days).isoformat(),
         "state": job.state,
         "unlearned_at": reply.unlearned_at or None,
         "served": reply.served,

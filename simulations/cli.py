@@ -16,7 +16,8 @@ import typer
 import typer.core
 
 from server.certificate_cli import certificate, keys
-from server.cli import devices, jobs, patients, run_command
+from server.cli import devices, patients, run_command
+from server.jobs_cli import jobs
 from server.ledger_cli import ledger
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt

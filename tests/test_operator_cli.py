@@ -15,10 +15,13 @@ from enrolled import digests, enrol, withdrawn
 from typer.testing import CliRunner
 
 from server import cli
+from server.jobs_cli import jobs
 from server.registry import Registry
 from server.workspace import Workspace
+from server.workspace_settings import keep
 from shared.errors import ConsentError, LetheError, UsageError, WorkspaceError
 from shared.ptbxl import Record, index
+from shared.settings import Settings
 from simulations.cohort import write_cohort
 
 WITHDRAW = """
@@ -43,6 +46,7 @@ patients(["withdraw", "7", "--json", "--home", sys.argv[1]])
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     workspace = Workspace.create(tmp_path / "home", data=tmp_path / "data")
+    keep(Settings(), home=workspace.home, folder=workspace.home)
     with Registry.create(workspace.registry_path) as registry:
         enrol(registry, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
         enrol(registry, "17", role="wearable", records=digests("170"), slot=1)
@@ -55,7 +59,7 @@ def home(tmp_path: Path) -> Path:
 def lethe(home):
     app = typer.Typer()
     app.add_typer(cli.patients, name="patients")
-    app.add_typer(cli.jobs, name="jobs")
+    app.add_typer(jobs, name="jobs")
     app.add_typer(cli.devices, name="devices")
 
     def run(*arguments: str) -> str:
@@ -284,8 +288,9 @@ def test_devices_are_listed_with_what_they_told(lethe, home):
 
 def test_empty_tables_say_what_to_do(tmp_path):
     workspace = Workspace.create(tmp_path / "new", data=tmp_path)
+    keep(Settings(), home=workspace.home, folder=workspace.home)
     Registry.create(workspace.registry_path).close()
-    for app, command in ((cli.patients, "list"), (cli.jobs, "list"), (cli.devices, "list")):
+    for app, command in ((cli.patients, "list"), (jobs, "list"), (cli.devices, "list")):
         result = CliRunner().invoke(typer_of(app), ["x", command, "--home", str(workspace.home)])
         assert "No " in result.stdout, result.output
 
@@ -304,13 +309,19 @@ def test_every_table_fits_eighty_columns_without_cutting_a_word(lethe, home):
             registry.record_device(n - 19_998, patient=str(n), accepted=n % 2 == 0, seconds=1.0, **told)
         (job,) = registry.withdraw("20000")
         registry.advance(job.id, "DISPATCHED", detail={"method": "finetune"})
-    commands = (("patients", "list"), ("jobs", "list"), ("devices", "list"), ("patients", "show", "20000"))
+    commands = (
+        ("patients", "list"),
+        ("jobs", "list"),
+        ("jobs", "check"),
+        ("devices", "list"),
+        ("patients", "show", "20000"),
+    )
     for command in commands:
         printed = lethe(*command)
         lines = printed.splitlines()
         assert max(map(len, lines)) <= 80
         assert not any(line.rstrip().endswith(("-", "…")) for line in lines), printed
-        assert command == ("patients", "list") or re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d\b", printed), printed
+        assert command == ("patients", "list") or re.search(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?\b", printed), printed
 
 
 def test_all_of_ptb_xl_is_no_table(lethe, home):

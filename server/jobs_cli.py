@@ -1,0 +1,78 @@
+"""The operator's commands on unlearning jobs: what is due, how far it is, what is late."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.deadlines import Due, due
+from server.workspace import Workspace
+from shared.terminal import show
+
+if TYPE_CHECKING:
+    from server.rows import Job
+
+jobs = typer.Typer(help="What devices have to forget, how far they are, and by when.", no_args_is_help=True)
+
+Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+HOME = Path("lethe-home")
+OVERDUE = 3  # exit code: as when consent refuses
+
+
+@jobs.command("list")
+def list_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
+    """List the unlearning jobs, oldest first, and by when each is due."""
+    from server import cli_views
+
+    found, waiting, _ = _read(home)
+    when = {one.job.id: one for one in waiting}
+    rows = [asdict(job) | _told(when.get(job.id)) for job in found]
+    show({"jobs": rows}, as_json=as_json, render=lambda: cli_views.job_list(found, when))
+
+
+@jobs.command("check")
+def check_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
+    """Tell whether every withdrawal can still be certified in time; exit code 3 if one is overdue."""
+    from server import cli_views
+
+    _, waiting, days = _read(home)
+    result = {"deadline_days": days, "jobs": [asdict(one.job) | _told(one) for one in waiting]}
+    show(result, as_json=as_json, render=lambda: cli_views.check(waiting, days))
+    if any(one.overdue for one in waiting):
+        raise typer.Exit(OVERDUE)
+
+
+@jobs.command("show")
+def show_job(
+    job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Show one job and every step it took."""
+    from server import cli_views
+    from server.registry import Registry
+
+    with Registry.open(Workspace.open(home).registry_path) as registry:
+        found, steps = registry.job(job), registry.job_events(job)
+    result = {"job": asdict(found), "steps": [asdict(step) for step in steps]}
+    show(result, as_json=as_json, render=lambda: cli_views.job_page(found, steps))
+
+
+def _read(home: Path) -> tuple[list["Job"], list[Due], int]:
+    """Return all jobs, those that are due, and in how many days a job is."""
+    from server.registry import Registry
+    from server.workspace_settings import of_workspace
+
+    workspace = Workspace.open(home)
+    days = of_workspace(workspace.home).audit.deadline_days
+    with Registry.open(workspace.registry_path) as registry:
+        found = registry.jobs()
+    return found, due(found, days=days, now=datetime.now(UTC)), days
+
+
+def _told(one: Due | None) -> dict[str, Any]:
+    """Return a deadline as JSON; none of a job that is certified."""
+    return {"deadline": one.deadline.isoformat() if one else None, "overdue": bool(one and one.overdue)}
