@@ -45,6 +45,9 @@ Barred = Callable[[Job], tuple[str, ...]]
 ANSWER_S = 1800.0
 WAVE = cores()  # messages on the way at once: consent is read when one is sent, and in a queue it would be out of date
 POLL_S = 0.1
+WORKER_DIED = 0  # Flower's ErrorCode.UNKNOWN: neither the app nor its loading failed
+AGAIN_S = 1.0  # before what met a dead process is sent again
+LOST_AT_MOST = 10  # in a row while no other message is on its way: no process lives that could answer
 
 
 def personalise(
@@ -228,27 +231,32 @@ def ask(
 ) -> dict[int, Reply]:
     """Send each node its request, a wave at a time, and return the answers that came, by node.
 
-    A request is made when its turn comes; one that turns out to be None is not sent.
+    A request is made when its turn comes; one that turns out to be None is not sent. One that met a dead process is
+    made and sent again: Flower keeps that process among those that simulate devices, and it fails at once whatever it
+    is given, until a living one takes the message.
     A node that is silent for `answer_s` seconds makes room for the next one. `beside` is told nodes and messages of
     answers that could be read, `unread` nodes and errors of those that could not.
     """
     answers: dict[int, Reply] = {}
-    waiting: dict[str, tuple[int, float]] = {}  # message -> node, and until when
-    unsent = list(requests.items())
-    gone = 0
+    waiting: dict[str, int] = {}  # message -> node
+    until: dict[int, float] = {}  # by when a node is to have answered, from its first message on
+    unsent = dict.fromkeys(requests, 0.0)  # node -> the moment before which it is not asked
+    gone = lost = 0
     while unsent or waiting:
-        wave, unsent = unsent[: WAVE - len(waiting)], unsent[WAVE - len(waiting) :]
-        made = [(node, content) for node, make in wave if (content := make()) is not None]
-        messages = [
-            Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in made
-        ]
-        gone += len(wave) - len(made)
-        if messages:
-            ids = grid.push_messages(messages)
-            until = time.monotonic() + answer_s
-            waiting |= {message_id: (node, until) for message_id, (node, _) in zip(ids, made, strict=True)}
+        now = time.monotonic()
+        ready = [node for node, since in unsent.items() if since <= now][: WAVE - len(waiting)]
+        made = {node: content for node in ready if (content := requests[node]()) is not None}
+        unsent = {node: since for node, since in unsent.items() if node not in ready}
+        gone += len(ready) - len(made)
+        if made:
+            until = dict.fromkeys(made, now + answer_s) | until
+            waiting |= _pushed(grid, made, message_type, group)
         for message in grid.pull_messages(list(waiting)):
-            node, _ = waiting.pop(message.metadata.reply_to_message_id)
+            node = waiting.pop(message.metadata.reply_to_message_id)
+            lost = lost + 1 if _was_lost(message) and not waiting else 0
+            if _was_lost(message) and lost <= LOST_AT_MOST and time.monotonic() < until[node]:
+                unsent[node] = time.monotonic() + AGAIN_S
+                continue
             gone += 1
             if tell is not None:
                 tell(gone, len(requests))
@@ -259,8 +267,20 @@ def ask(
                 beside(node, message)
             except DataError as error:
                 unread(node, error)
-        now = time.monotonic()
-        waiting = {message_id: (node, until) for message_id, (node, until) in waiting.items() if now < until}
-        if waiting:
+        waiting = {message_id: node for message_id, node in waiting.items() if time.monotonic() < until[node]}
+        if waiting or unsent:
             time.sleep(POLL_S)
     return answers
+
+
+def _pushed(grid: Grid, made: Mapping[int, RecordDict], message_type: str, group: str) -> dict[str, int]:
+    """Send each node its content; return the messages' ids and nodes."""
+    messages = [
+        Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in made.items()
+    ]
+    return dict(zip(grid.push_messages(messages), made, strict=True))
+
+
+def _was_lost(message: Message) -> bool:
+    """Return whether the process that was to simulate the device had died; what the device itself raises is another."""
+    return message.has_error() and message.error.code == WORKER_DIED

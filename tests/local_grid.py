@@ -11,6 +11,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 FIRST_NODE = 100
 APP_FAILED = 2  # Flower's code for a ClientApp that raised
+WORKER_DIED = 0  # and for whatever else went wrong, such as a process that is gone
+
+
+class WorkerDiedError(Exception):
+    """Raised by an app in place of the process that runs it."""
 
 
 class LocalGrid(Grid):
@@ -86,5 +91,7 @@ class LocalGrid(Grid):
         """An app that raises is an error message to the server, as in Flower."""
         try:
             return self.apps.get(node, self._app)(message, self._contexts[node])
+        except WorkerDiedError as error:
+            return Message(Error(WORKER_DIED, repr(error)), reply_to=message)
         except Exception as error:
             return Message(Error(APP_FAILED, repr(error)), reply_to=message)

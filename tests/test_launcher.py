@@ -303,8 +303,13 @@ def test_sigterm_while_devices_work_and_a_second_run_meanwhile(home: Path) -> No
 
 
 @pytest.mark.slow
-def test_after_all_that_a_run_finishes(home: Path) -> None:
-    code, out, err = lethe_run(home).end()
+def test_after_all_that_a_run_finishes_and_a_process_killed_on_the_way_costs_no_device(home: Path) -> None:
+    run = lethe_run(home, "--set", "personalisation.steps=300")
+    run.until(lambda: state(home).get("phase") == "personalise")
+    actors = [one for one in marked("LETHE_RUN_HOME", str(home)) if "ray::ClientAppActor" in " ".join(one.cmdline())]
+    assert len(actors) > 1, "one process simulates all devices: there is nobody to take over"
+    actors[0].kill()
+    code, out, err = run.end()
     assert code == 0, err
     assert alive(home) == []
     assert registry_is_sound(home)
