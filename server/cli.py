@@ -199,8 +199,8 @@ def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: S
                 "that goes on it ends what it is making of them, and forgets it after; withdraw again to leave word."
             )
         return (
-            f"{word} The next `{run_command(home)}` has it compare copies with and without them, then erase them and "
-            "unlearn."
+            f"{word} The run that goes on, or the next `{run_command(home)}`, has it compare copies with and without "
+            "them, then erase them and unlearn."
         )
     if covering:
         return "The device has forgotten them already."

@@ -30,7 +30,7 @@ PHASES = {
     "verify": "verifying the erasure",
     "result": "adding up",
 }
-AGAIN = {"general": "training again: somebody withdrew", "personalise": "personalising again"}
+AGAIN = {"general": "the general model once more", "personalise": "personalising again"}
 
 
 def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, dict[str, Any]]:

@@ -121,7 +121,7 @@ def closing(result: Row) -> str:
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
     lines += [f"  {told}" for told in made_without(general)]
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
-    lines += [f"no personal model: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
+    lines += [f"made no personal model in this run: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
 

@@ -120,7 +120,7 @@ def test_a_certificate_is_told_with_its_path_and_what_is_not_certified_with_the_
 
 def test_a_device_without_a_personal_model_is_named_with_its_reason(result):
     text = printed({**result, "silent": [{"slot": 3, "pseudonym": "p-5111e272", "reason": "no answer"}]})
-    assert "no personal model: p-5111e272: no answer" in text
+    assert "made no personal model in this run: p-5111e272: no answer" in text
 
 
 @pytest.mark.parametrize("name", ["quickstart", "real"])
