@@ -24,7 +24,7 @@ OVERDUE = 3  # exit code: as when consent refuses
 
 @jobs.command("list")
 def list_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
-    """List the unlearning jobs, oldest first, and by when each is due."""
+    """List the unlearning jobs, forgotten patients' first, then the oldest, and what is left of the time for each."""
     from server import cli_views
 
     found, waiting, _ = _read(home)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from server import phases
+from server import asking, phases
 from server.auditor import choose, look, wants_confirmation
 from server.comparison import check_reply
 from server.rows import UNFORGOTTEN, Job
@@ -98,7 +98,7 @@ def _doubted(found: dict[str, Looks], jobs: Sequence[Job]) -> list[Job]:
 
 
 def _ask(
-    run: Run, jobs: Sequence[Job], tell: phases.Tell, *, methods: Sequence[str], copies: int, number: int
+    run: Run, jobs: Sequence[Job], tell: asking.Tell, *, methods: Sequence[str], copies: int, number: int
 ) -> list[tuple[Job, AuditRequest, AuditReply | AuditError | None]]:
     """Ask devices for copies; an answer that cannot be used comes as the error that says why."""
     seeds = {job.id: _seed(run, job, number=number) for job in jobs}
@@ -115,7 +115,7 @@ def _ask(
             epsilon_sd=run.settings.audit.epsilon_sd,
             seed=seeds[job.id],
             barred=run.barred(job),
-            at_once=max(1, phases.WAVE // len(jobs)),  # a core each, of those that the simulation has
+            at_once=max(1, asking.WAVE // len(jobs)),  # a core each, of those that the simulation has
         )
 
     answers = phases.audit(run.grid, run.devices, jobs, request, run=run.name, answer_s=run.answer_s, tell=tell)

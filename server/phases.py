@@ -3,7 +3,6 @@
 Nothing here touches the registry or a file: `server/app.py` decides what is due and enters what came of it.
 """
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +11,14 @@ from typing import TypeVar
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.asking import Devices, Tell, ask, by_slot
 from server.rows import Job
 from shared.audit_messages import AUDIT, VERIFY, AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.errors import AuditError, DataError
-from shared.machine import cores
 from shared.messages import (
     PERSONALISE,
     PROBE,
     UNLEARN,
-    Identity,
     PersonaliseReply,
     PersonaliseRequest,
     ProbeReply,
@@ -28,7 +26,6 @@ from shared.messages import (
     UnlearnReply,
     UnlearnRequest,
     blobs,
-    read,
     write,
 )
 from shared.model import digest
@@ -36,18 +33,10 @@ from shared.package import MODEL, Package
 from shared.settings import Settings, numbers
 from shared.unlearning import parse_methods
 
-Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, AuditReply, UnlearnReply, VerifyReply)
 ReplyOfJob = TypeVar("ReplyOfJob", AuditReply, UnlearnReply)
-Devices = Mapping[int, tuple[int, Identity]]
-Tell = Callable[[int, int], None]
 Barred = Callable[[Job], tuple[str, ...]]
 
 ANSWER_S = 1800.0
-WAVE = cores()  # messages on the way at once: consent is read when one is sent, and in a queue it would be out of date
-POLL_S = 0.1
-WORKER_DIED = 0  # Flower's ErrorCode.UNKNOWN: neither the app nor its loading failed
-AGAIN_S = 1.0  # before what met a dead process is sent again
-LOST_AT_MOST = 10  # in a row while no other message is on its way: no process lives that could answer
 
 
 def personalise(
@@ -208,79 +197,3 @@ def _by_job(devices: Devices, jobs: Sequence[Job], answers: Mapping[int, ReplyOf
     """Return the answers by job; an answer that is about another job is none."""
     told = by_slot(devices, answers)
     return {job.id: told[job.slot] for job in jobs if job.slot in told and told[job.slot].job == job.id}
-
-
-def by_slot(devices: Devices, answers: Mapping[int, Reply]) -> dict[int, Reply]:
-    """Return the answers by slot; a device speaks for its own slot only."""
-    return {
-        slot: answers[node] for slot, (node, _) in devices.items() if node in answers and answers[node].slot == slot
-    }
-
-
-def ask(
-    grid: Grid,
-    requests: Mapping[int, Callable[[], RecordDict | None]],
-    message_type: str,
-    kind: type[Reply],
-    *,
-    group: str,
-    answer_s: float,
-    tell: Tell | None = None,
-    beside: Callable[[int, Message], None] = lambda _, __: None,
-    unread: Callable[[int, DataError], None] = lambda _, __: None,
-) -> dict[int, Reply]:
-    """Send each node its request, a wave at a time, and return the answers that came, by node.
-
-    A request is made when its turn comes; one that turns out to be None is not sent. One that met a dead process is
-    made and sent again: Flower keeps that process among those that simulate devices, and it fails at once whatever it
-    is given, until a living one takes the message.
-    A node that is silent for `answer_s` seconds makes room for the next one. `beside` is told nodes and messages of
-    answers that could be read, `unread` nodes and errors of those that could not.
-    """
-    answers: dict[int, Reply] = {}
-    waiting: dict[str, int] = {}  # message -> node
-    until: dict[int, float] = {}  # by when a node is to have answered, from its first message on
-    unsent = dict.fromkeys(requests, 0.0)  # node -> the moment before which it is not asked
-    gone = lost = 0
-    while unsent or waiting:
-        now = time.monotonic()
-        ready = [node for node, since in unsent.items() if since <= now][: WAVE - len(waiting)]
-        made = {node: content for node in ready if (content := requests[node]()) is not None}
-        unsent = {node: since for node, since in unsent.items() if node not in ready}
-        gone += len(ready) - len(made)
-        if made:
-            until = dict.fromkeys(made, now + answer_s) | until
-            waiting |= _pushed(grid, made, message_type, group)
-        for message in grid.pull_messages(list(waiting)):
-            node = waiting.pop(message.metadata.reply_to_message_id)
-            lost = lost + 1 if _was_lost(message) and not waiting else 0
-            if _was_lost(message) and lost <= LOST_AT_MOST and time.monotonic() < until[node]:
-                unsent[node] = time.monotonic() + AGAIN_S
-                continue
-            gone += 1
-            if tell is not None:
-                tell(gone, len(requests))
-            if message.has_error():
-                continue
-            try:
-                answers[node] = read(kind, message)
-                beside(node, message)
-            except DataError as error:
-                unread(node, error)
-        waiting = {message_id: node for message_id, node in waiting.items() if time.monotonic() < until[node]}
-        if waiting or unsent:
-            time.sleep(POLL_S)
-    return answers
-
-
-def _pushed(grid: Grid, made: Mapping[int, RecordDict], message_type: str, group: str) -> dict[str, int]:
-    """Send each node its content; return the messages' ids and nodes."""
-    messages = [
-        Message(content, dst_node_id=node, message_type=message_type, group_id=group) for node, content in made.items()
-    ]
-    return dict(zip(grid.push_messages(messages), made, strict=True))
-
-
-def _was_lost(message: Message) -> bool:
-    """Return whether the process that was to simulate the device had died; what the device itself raises is another."""
-    return message.has_error() and message.error.code == WORKER_DIED

@@ -6,7 +6,7 @@ from functools import partial
 
 from flwr.serverapp import Grid
 
-from server.phases import POLL_S, Devices, ask, by_slot
+from server.asking import POLL_S, Devices, ask, by_slot
 from shared.errors import RunError
 from shared.messages import WHOAMI, Identity, Whoami, write
 

@@ -27,7 +27,7 @@ def compare(
         bool, typer.Option("--i-mean-the-class", help="Let gkt forget the whole class of a patient.")
     ] = False,
     published_schedule: Annotated[
-        bool, typer.Option("--published-schedule", help="Do not cut zero-shot transfer short: an hour a wearer.")
+        bool, typer.Option("--published-schedule", help="Do not cut zero-shot transfer short: 320 times the inputs.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write JSON here, or Markdown to FILE.md.")] = None,

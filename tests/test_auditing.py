@@ -157,7 +157,7 @@ def test_a_withdrawal_ends_with_a_verdict_and_a_certificate(fleet, job):
 @pytest.mark.usefixtures("job")
 @pytest.mark.parametrize(("withdrawn", "at_once"), [(1, 6), (2, 3)])
 def test_the_devices_that_make_copies_share_the_cores(fleet, monkeypatch, withdrawn, at_once):
-    monkeypatch.setattr("server.phases.WAVE", 6)
+    monkeypatch.setattr("server.asking.WAVE", 6)
     for patient in fleet.wearers()[1:withdrawn]:
         fleet.registry.withdraw(patient.id)
     fleet.run()

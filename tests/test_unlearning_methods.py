@@ -443,7 +443,7 @@ def test_a_generator_is_shown_the_way_through_the_filter_even_by_a_teacher_who_i
 
 
 @pytest.mark.slow
-def test_gkt_learns_all_that_its_teacher_knows_but_the_forgotten_class(alone):
+def test_gkt_learns_most_classes_that_its_teacher_knows_and_never_the_forgotten_one(alone):
     """Of a teacher that knows all five classes; from no segment but those that are generated."""
     longer = replace(alone.unlearning, generator_groups=80, generator_batch_size=32)
     taught, gate = replace(alone, personal=alone.general, unlearning=longer), alone.public.gate
