@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from client import auditing
 from client.auditing import audit, verify
 from client.forgetting import forget
-from server import general, phases
+from server import asking, general
 from server.run import Run
 from server.workspace_settings import keep
 from shared import shadows
@@ -147,7 +147,7 @@ def test_a_model_is_sent_to_no_further_device_once_a_corpus_patient_withdraws(fl
                     fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
         return push(messages)
 
-    monkeypatch.setattr(phases, "WAVE", 1)
+    monkeypatch.setattr(asking, "WAVE", 1)
     monkeypatch.setattr(fleet.grid, "push_messages", watched)
     fleet.run(fleet.settings.with_values({"general.seed": 7}))
     first, *others = sent
@@ -221,7 +221,7 @@ def test_no_more_is_on_the_way_than_can_be_worked_at_so_that_consent_is_not_out_
         waiting -= len(answers)
         return answers
 
-    monkeypatch.setattr(phases, "WAVE", 2)
+    monkeypatch.setattr(asking, "WAVE", 2)
     monkeypatch.setattr(fleet.grid, "push_messages", pushed)
     monkeypatch.setattr(fleet.grid, "pull_messages", pulled)
     run = fleet.run()
