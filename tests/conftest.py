@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fleet import Fleet, copied, enrol
 from hypothesis import settings as hypothesis_settings
 
@@ -54,6 +55,14 @@ def resnet34() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "DEPTHS", DEPTHS)
         yield
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[None]:
+    """In float64 what processors round otherwise does not grow, over a hundred steps, into another outcome."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")
