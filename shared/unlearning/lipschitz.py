@@ -50,4 +50,4 @@ def _at_once(features: Tensor, trained: Layers) -> Tensor:
 
 def _in_parts(features: Tensor, trained: Layers) -> Tensor:
     """Return what the trained layers say, a part at a time, and again for the gradient: the room of one part."""
-    return torch.cat([checkpoint(trained, part, use_reentrant=False) for part in features.split(AT_ONCE)])
+    return torch.cat([checkpoint(trained, part, use_reentrant=False) for part in torch.split(features, AT_ONCE)])
