@@ -3,17 +3,18 @@
 It opens no registry, and takes no path from the hospital. Each message is carried out by a fresh process of its own.
 """
 
+import fcntl
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.workspace import Workspace
-from shared.errors import RunError
+from shared.errors import RunError, WorkspaceError
 from shared.interrupts import heed
 from shared.notice import FOLDER
 from simulations.credentials import Kit
@@ -74,8 +75,7 @@ def wear(device: Device, *, connected: Callable[[], None]) -> None:
         RunError: it does not, or not any more.
     """
     token = os.urandom(8).hex()
-    device.log.write_bytes(b"")
-    with watched(token, device.log.with_suffix(".scratch")) as scratch:
+    with _only_one(device), watched(token, device.log.with_suffix(".scratch")) as scratch:
         process = start(_command(device, scratch), environment_of(token, scratch), scratch, device.log)
         try:
             _follow(process, device, connected)
@@ -83,6 +83,18 @@ def wear(device: Device, *, connected: Callable[[], None]) -> None:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):  # the watchdog does the rest
                 process.wait(timeout=STOP_S)
+
+
+@contextmanager
+def _only_one(device: Device) -> Iterator[None]:
+    """Hold the device's log, and begin it anew."""
+    with device.log.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkspaceError(f"device {device.kit.slot} runs already, and writes {device.log}") from None
+        file.truncate(0)
+        yield
 
 
 def _command(device: Device, scratch: Path) -> list[str]:
@@ -111,7 +123,7 @@ def _follow(process: "subprocess.Popen[bytes]", device: Device, connected: Calla
             f"the hospital at {device.kit.superlink} does not let device {device.kit.slot} in: its key is not "
             "registered there, or not any more; or it is connected already, which after a crash lasts a minute"
         )
-    if told:
+    if told and process.returncode >= 0:  # by itself
         raise RunError(
             f"device {device.kit.slot} was cut off by the hospital at {device.kit.superlink}, which does not know its "
             f"key any more, or was started anew; see {device.log}"
