@@ -3,6 +3,7 @@
 They are asked of the operator's interface, on this machine.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from shared.errors import RunError
+from simulations.superlink import past_proxies
 
 GONE = "unregistered"
 
@@ -52,6 +54,7 @@ class Roster:
         Raises:
             RunError: it does not answer, or refuses.
         """
+        os.environ.update(past_proxies())  # Flower's client takes its proxies from there
         client = ControlHttpClient.from_server_address(
             server_address=f"127.0.0.1:{port}",
             insecure=False,

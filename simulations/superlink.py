@@ -128,16 +128,20 @@ def _listening(environment: Mapping[str, str], scratch: Path, log: Path) -> "tup
     raise RunError(f"Flower's SuperLink ended with {process.returncode} before it was ready; see {log}")
 
 
+def past_proxies() -> dict[str, str]:
+    """Return what the environment is to say so that this machine is not reached by way of a proxy."""
+    direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), LOCAL]))
+    return {"NO_PROXY": direct, "no_proxy": direct}
+
+
 def environment_of(token: str, scratch: Path) -> dict[str, str]:
     """Return the environment of everything that is started under a token, and make Flower's folder in it."""
     (scratch / "flwr").mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), LOCAL]))
     return {
         **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
+        **past_proxies(),
         RUN_MARK: token,
         "FLWR_HOME": str(scratch / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",

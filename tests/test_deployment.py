@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 # Each message starts a process: an audit of copies, tested elsewhere, would cost one more a device.
 SETTINGS = TINY.with_values({"cohort.wearables": 2, "unlearning.rehearsals": 0, "audit.copies": 0})
+ASTRAY = {"HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9", "FORWARDED_ALLOW_IPS": "*"}
 
 
 @dataclass
@@ -73,7 +74,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     at = ["--home", str(workspace.home)]
 
     def lethe(*arguments: str) -> Lethe:
-        return Lethe(*arguments, folder=folder)
+        return Lethe(*arguments, folder=folder, environment=ASTRAY)
 
     def done(*arguments: str) -> str:
         code, out, err = lethe(*arguments).end(within=300)
