@@ -12,7 +12,7 @@ from shared.terminal import note, show
 if TYPE_CHECKING:
     from simulations.deployment import Admitted
 
-app = typer.Typer(help="Devices on machines of their own, by Flower's deployment engine.", no_args_is_help=True)
+app = typer.Typer(help="Real devices: their keys, their SuperLink, who is let in.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
