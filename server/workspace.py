@@ -165,6 +165,16 @@ class Workspace:
         """Return the folder of certificates, one file a job."""
         return self.home / "certificates"
 
+    @property
+    def deploy(self) -> Path:
+        """Return the folder of a deployment's keys; there is none while the devices are simulated."""
+        return self.home / "deploy"
+
+    @property
+    def deployed(self) -> bool:
+        """Return whether the devices are machines of their own, which no run may simulate."""
+        return self.deploy.exists()
+
     @contextmanager
     def launching(self) -> Iterator[None]:
         """Keep others from starting anything here that takes the lock, from before a run has it until it is over.

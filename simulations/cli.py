@@ -26,6 +26,7 @@ from simulations.attack_cli import attack
 from simulations.audit_cli import app as audit
 from simulations.compare_cli import compare
 from simulations.data_cli import app as data
+from simulations.deploy_cli import app as deploy
 from simulations.entry import open_streams
 from simulations.paper_cli import paper
 
@@ -38,14 +39,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(audit, name="audit")
-app.add_typer(data, name="data")
-app.add_typer(patients, name="patients")
-app.add_typer(jobs, name="jobs")
-app.add_typer(devices, name="devices")
-app.add_typer(ledger, name="ledger")
-app.add_typer(certificate, name="certificate")
-app.add_typer(keys, name="keys")
+PARTS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
+for name, part in (PARTS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
+    app.add_typer(part, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
