@@ -14,6 +14,7 @@ from client.auditing import audit as make_copies
 from client.auditing import verify as look
 from client.device import make_personal, measure
 from client.forgetting import forget
+from client.issuing import renew
 from client.sensor import Feed
 from client.store import Store
 from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
@@ -40,10 +41,15 @@ app = ClientApp()
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Tell slot, pseudonym, digests and code, whatever is damaged: who does not answer is not asked to forget."""
+    """Tell slot, pseudonym, digests and code, whatever is damaged: who does not answer is not asked to forget.
+
+    Every run asks this of every device, so it is also when a bundle that expires soon is signed anew.
+    """
     store, pseudonym = _store(context), ""
     with suppress(DataError):
         pseudonym = _feed(context).pseudonym
+    with suppress(OSError):
+        renew(store)
     identity = Identity(
         _slot(context), pseudonym, store.package, store.state.model, code_version(), store.package_in_use
     )
