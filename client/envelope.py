@@ -56,12 +56,13 @@ def device_key(folder: Path) -> Ed25519PrivateKey:
 def sign(content: Mapping[str, Any], *, kind: str, key: Ed25519PrivateKey) -> bytes:
     """Return the file of a signed statement: the same content and key, the same bytes."""
     payload = _canonical(content)
-    signature = {"keyid": _fingerprint(key.public_key()), "sig": _text(key.sign(_encoding(kind, payload)))}
-    return _canonical({"payload": _text(payload), "payloadType": kind, "signatures": [signature]}) + b"\n"
+    return _file(payload, kind, key.public_key(), key.sign(_encoding(kind, payload)))
 
 
 def opened(data: bytes, *, kind: str, public: bytes) -> dict[str, Any]:
-    """Return what was signed, once a signature of one of the keys in `public` (PEM, one or several) holds.
+    """Return what was signed, once the signature of one of the keys in `public` (PEM, one or several) holds.
+
+    There is one way to write a statement; a file with any byte changed is none.
 
     Raises:
         BundleError: it is no such statement, or no signature of these keys holds (`reason` "signature").
@@ -69,18 +70,24 @@ def opened(data: bytes, *, kind: str, public: bytes) -> dict[str, Any]:
     try:
         envelope: Any = json.loads(data[:MOST_BYTES])
         payload = base64.b64decode(envelope["payload"], validate=True)
-        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
+        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
         named = envelope["payloadType"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise BundleError("it is no signed statement; it was cut off, or damaged", "signature") from None
     if named != kind:
         raise BundleError(f"it is signed as {named!r}, expected {kind!r}", "signature")
-    if not any(_holds(key, one, _encoding(kind, payload)) for key in _keys(public) for one in signatures):
+    signed_by = [key for key in _keys(public) if _holds(key, signature, _encoding(kind, payload))]
+    if not any(_file(payload, kind, key, signature) == data for key in signed_by):
         raise BundleError("no known key has signed it: its content was changed, or another key signed it", "signature")
     content: Any = json.loads(payload)
     if not isinstance(content, dict):
         raise BundleError("what was signed is no statement of Lethe's", "signature")
     return content
+
+
+def _file(payload: bytes, kind: str, key: Ed25519PublicKey, signature: bytes) -> bytes:
+    signed = {"keyid": _fingerprint(key), "sig": _text(signature)}
+    return _canonical({"payload": _text(payload), "payloadType": kind, "signatures": [signed]}) + b"\n"
 
 
 def _keys(public: bytes) -> list[Ed25519PublicKey]:

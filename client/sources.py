@@ -6,6 +6,7 @@ refused; a time that jumps is a gap. wfdb is imported when a record is read: it 
 
 import os
 import select
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def record(path: Path) -> Iterator[Chunk]:
     Raises:
         StreamError: it cannot be read, or has other leads, units or another sampling rate.
     """
-    import wfdb
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wfdb 4.3 calls pandas in a way that warns
+        import wfdb
 
     name = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
     try:

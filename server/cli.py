@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shared.ptbxl import LeftOut
 
 patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
-devices = typer.Typer(help="What the devices last told.", no_args_is_help=True)
+devices = typer.Typer(help="What the devices last told, and running one.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -15,6 +15,7 @@ import click
 import typer
 import typer.core
 
+from client.cli import run_device
 from server.certificate_cli import certificate, keys
 from server.cli import devices, patients, run_command
 from server.jobs_cli import jobs
@@ -38,14 +39,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(audit, name="audit")
-app.add_typer(data, name="data")
-app.add_typer(patients, name="patients")
-app.add_typer(jobs, name="jobs")
-app.add_typer(devices, name="devices")
-app.add_typer(ledger, name="ledger")
-app.add_typer(certificate, name="certificate")
-app.add_typer(keys, name="keys")
+devices.command("run")(run_device)
+GROUPS = {"audit": audit, "data": data, "patients": patients, "jobs": jobs, "devices": devices, "ledger": ledger}
+for name, group in (GROUPS | {"certificate": certificate, "keys": keys}).items():
+    app.add_typer(group, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
