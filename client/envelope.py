@@ -4,14 +4,14 @@
     device.pub.pem       its public key
     hospital.pub.pem     the hospital's public keys, one after the other, as the last run told them
 
-A statement is JSON in a DSSE envelope, like a certificate. This module imports neither torch nor a library for
-envelopes: the wearable's runtime has 80 MB in all. A key id is the sha256 of the public key's DER form, in hex.
+A statement is JSON in a DSSE envelope, like a certificate. The wearable's runtime has 80 MB in all, so this module
+imports neither torch nor a library for envelopes, nor hashlib, which would load OpenSSL a second time. A key id is the
+sha256 of the public key's DER form, in hex.
 
 Source: DSSE v1.0, the pre-authentication encoding.
 """
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -112,7 +113,9 @@ def _holds(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
 
 
 def _fingerprint(key: Ed25519PublicKey) -> str:
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    total = Hash(SHA256())
+    total.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return total.finalize().hex()
 
 
 def _encoding(kind: str, payload: bytes) -> bytes:

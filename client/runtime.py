@@ -8,7 +8,6 @@ No torch: importing this takes a quarter of a second. ONNX Runtime gets one thre
 arena. Nothing is written: what may run is looked up in files of the device's own process (`client/standing.py`).
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from client.bundle import Manifest
 from client.episodes import Episode, Smoother
@@ -57,12 +57,12 @@ def load(where: Standing) -> Bundle:
     try:
         with path.open("rb") as file:
             before = path.stat()
-            found = hashlib.sha256()
+            found = Hash(SHA256())
             while block := file.read(READ_BYTES):
                 found.update(block)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "missing") from None
-    if found.hexdigest() != manifest.bundle:
+    if found.finalize().hex() != manifest.bundle:
         raise BundleError(
             f"{path} is not the file that was signed; it is not run, `lethe run` makes it anew", "changed"
         )

@@ -87,11 +87,10 @@ def generated(seconds: float) -> Iterator[Chunk]:
     leads |= {"III": leads["II"] - leads["I"], "AVR": -(leads["I"] + leads["II"]) / 2}
     leads |= {"AVL": leads["I"] - leads["II"] / 2, "AVF": leads["II"] - leads["I"] / 2}
     period = np.stack([leads[name] for name in LEADS]).astype(np.float32)
-    rng = np.random.default_rng(0)
     for since in range(0, round(seconds * SAMPLING_HZ), CHUNK):
-        places = np.arange(since, min(since + CHUNK, round(seconds * SAMPLING_HZ))) % SAMPLING_HZ
-        noise = rng.standard_normal((len(LEADS), len(places)), dtype=np.float32)
-        yield Chunk(since, period[:, places] + np.float32(0.005) * noise)
+        places = np.arange(since, min(since + CHUNK, round(seconds * SAMPLING_HZ)))
+        ripple = np.sin(places * np.linspace(2, 3, len(LEADS))[:, None]).astype(np.float32)  # 160 Hz and more
+        yield Chunk(since, period[:, places % SAMPLING_HZ] + np.float32(0.005) * ripple)
 
 
 class _Table:

@@ -373,7 +373,18 @@ def test_when_a_patient_withdrew_cannot_be_read_off_the_list(fleet, device):
 
 
 def test_the_runtime_imports_neither_torch_nor_what_a_wearable_cannot_afford():
-    unwanted = ("torch", "onnx", "pydantic", "rich", "wfdb", "scipy", "sqlalchemy", "flwr", "securesystemslib")
+    unwanted = (
+        "torch",
+        "onnx",
+        "pydantic",
+        "rich",
+        "wfdb",
+        "scipy",
+        "sqlalchemy",
+        "flwr",
+        "securesystemslib",
+        "hashlib",
+    )
     program = f"import client.runtime, client.sources, sys; print([n for n in {unwanted} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
