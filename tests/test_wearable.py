@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -487,3 +488,17 @@ def test_a_real_patient_s_record_runs(device, real_data):
     events = list(run(device, record(path)))
     assert [one.until_s for one in judged(events)] == [1 + 0.5 * number for number in range(19)]
     assert all(not one.doubts for one in judged(events))
+
+
+def test_the_python_of_the_documentation_runs(fleet, device, monkeypatch, capsys):
+    text = (Path(__file__).parent.parent / "docs" / "DEVICE.md").read_text()
+    with_lethe, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(fleet.workspace.home.parent)
+    fleet.workspace.home.rename("lethe-home")
+    exec(with_lethe, {})  # fleet devices are 0 to 3
+    assert len(capsys.readouterr().out.splitlines()) == 19
+    monkeypatch.chdir(Path("lethe-home") / "devices" / "0")
+    found: dict[str, np.ndarray] = {}
+    exec(without, found)
+    assert found["probabilities"].shape == (1, 5)
+    assert device.slot == 0
