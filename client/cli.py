@@ -59,13 +59,13 @@ def run_device(
     settings = replace(Streaming(), hop_s=hop)
     wearable = Device.of(home.expanduser().resolve(), device)
     chunks = _source(record, csv, generate, settings)
-    view = View(device, lead=lead.upper())
+    view = View(device, lead=lead.upper(), picture=picture is not None)
     events = run(wearable, view.watched(paced(chunks, speed=speed) if speed else chunks), settings=settings)
     _tell(_watched(events, view), view, as_json=as_json)
     if picture is not None:
         from client.live import save
 
-        save(view.frame(), picture)
+        save(view.last, picture)
 
 
 def _source(record: Path | None, csv: Path | None, generate: float | None, settings: Streaming) -> Iterable["Chunk"]:

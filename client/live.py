@@ -1,6 +1,6 @@
 """The live view: one lead's waveform, the probabilities, and what has happened; drawn from events, kept nowhere.
 
-The last frame can be saved as a picture (`save`), which names no font from elsewhere.
+A frame can be saved as a picture (`save`), which names no font from elsewhere.
 """
 
 import io
@@ -28,16 +28,17 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille 
 
 
 class View:
-    """What the view shows."""
+    """What the view shows; where a picture is wanted, `last` is the frame as the last window left it."""
 
-    def __init__(self, slot: int, *, lead: str) -> None:
-        self._slot, self._lead = slot, lead
+    def __init__(self, slot: int, *, lead: str, picture: bool = False) -> None:
+        self._slot, self._lead, self._picture = slot, lead, picture
         self._wave = np.full(SECONDS * SAMPLING_HZ, np.nan, dtype=np.float32)
         self._seen = 0
         self._using: Using | None = None
         self._judged: Judged | None = None
         self._alarms: dict[str, Alarm] = {}
         self._log: deque[str] = deque(maxlen=LINES)
+        self.last = self.frame()
 
     def watched(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Give the chunks on, and keep the last seconds of one lead."""
@@ -60,6 +61,8 @@ class View:
                 self._alarms.pop(event.label, None)
         if (line := told(event)) is not None:
             self._log.append(line)
+        if self._picture and isinstance(event, Judged | Alarm):
+            self.last = self.frame()
 
     def frame(self) -> RenderableType:
         """Draw what is known now."""

@@ -452,7 +452,7 @@ def test_the_live_view_shows_the_wave_the_probabilities_and_what_happened(fleet,
     done = lethe("--generate", 6, "--home", fleet.workspace.home, "--speed", 0, "--picture", tmp_path / "live.svg")
     assert done.exit_code == 0
     svg = (tmp_path / "live.svg").read_text()
-    words = ("device&#160;0", "personal&#160;model", *SUPERCLASSES, "lead&#160;II", "end:&#160;11&#160;windows")
+    words = ("device&#160;0", "personal&#160;model", *SUPERCLASSES, "lead&#160;II", "no&#160;alarm", "00:06.00")
     for word in words:
         assert word in svg
     assert "http" not in svg.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
