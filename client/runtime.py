@@ -74,6 +74,18 @@ def load(where: Standing) -> Bundle:
     return Bundle(where, session)
 
 
+def load_current(device: Device, where: Standing) -> Bundle:
+    """Load what may run; where the device has replaced it since `where` was looked up, what may run now.
+
+    Raises:
+        BundleError, RevokedError: as `load` and `standing`.
+    """
+    try:
+        return load(where)
+    except BundleError:
+        return load(standing(device))
+
+
 def open_session(path: Path, *, size: int) -> Any:
     """Return a session with what a wearable can afford: one thread, no spinning, no arena."""
     options = onnxruntime.SessionOptions()
@@ -113,7 +125,7 @@ def run(
         RevokedError: the one in use is revoked and there is no general one.
         StreamError: the samples are none that can be judged.
     """
-    judge = _Judge(load(standing(device)), settings)
+    judge = _Judge(load_current(device, standing(device)), settings)
     yield judge.using()
     cutter, looked, seen = Cutter(hop=max(1, round(settings.hop_s * SAMPLING_HZ))), clock(), 0
     for chunk in chunks:
@@ -121,7 +133,7 @@ def run(
             looked = clock()
             now = standing(device)
             if now != judge.bundle.standing:
-                yield from judge.switch(now)
+                yield from judge.switch(now, device)
         for piece in cutter.cut(chunk):
             yield from judge.gap(piece) if isinstance(piece, Gap) else judge.window(piece)
         seen = chunk.at + chunk.samples.shape[1]
@@ -141,13 +153,13 @@ class _Judge:
         manifest = self.bundle.standing.manifest
         return Using(self.bundle.standing.kind, manifest.bundle, manifest.general, self.bundle.standing.why)
 
-    def switch(self, now: Standing) -> Iterator[Event]:
+    def switch(self, now: Standing, device: Device) -> Iterator[Event]:
         """Go on with another bundle; where only its manifest was signed anew, with the same."""
         if now.manifest.bundle == self.bundle.standing.manifest.bundle and now.kind == self.bundle.standing.kind:
             self.bundle = Bundle(now, self.bundle.session)
             return
         yield from map(_over, self._smoother.reset())
-        self.bundle = load(now)
+        self.bundle = load_current(device, now)
         yield self.using()
 
     def gap(self, gap: Gap) -> Iterator[Event]:

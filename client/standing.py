@@ -74,8 +74,16 @@ def standing(device: Device, *, today: date | None = None) -> Standing:
         BundleError: neither bundle can be relied on.
         RevokedError: the device's own is revoked, and it has no general one to fall back to.
     """
-    _await_change(device.folder)
     today = today or datetime.now(UTC).date()
+    _await_change(device.folder)
+    try:
+        return _standing(device, today=today)
+    except BundleError:  # what was read may be half of a change that has begun since
+        _await_change(device.folder)
+        return _standing(device, today=today)
+
+
+def _standing(device: Device, *, today: date) -> Standing:
     state = _state(device.folder)
     own = read(device.folder, public=device.folder, today=today)
     if own.bundle != state["bundle"]:
@@ -106,7 +114,7 @@ def refuse_revoked(device: Device, records: list[str]) -> None:
         listed = _believed(data, device)
     except (BundleError, OSError, ValueError) as error:
         raise RevokedError(f"the list of withdrawn records cannot be verified ({error})") from None
-    if not listed.records.isdisjoint(records):
+    if not records or not listed.records.isdisjoint(records):  # an older Lethe did not note what it was made of
         raise RevokedError("the patient has withdrawn what it was made of")
 
 

@@ -417,6 +417,32 @@ def test_a_change_that_is_being_carried_out_is_waited_for(device, monkeypatch):
     assert len(waited) == 3
 
 
+@pytest.mark.parametrize("place", ["client.standing.read", "client.runtime.open_session"])
+def test_a_change_that_begins_while_the_files_are_read_does_no_harm(fleet, device, monkeypatch, place):
+    """Manifest of before and state of after, or the other way round, are looked at once more."""
+    module, name = place.rsplit(".", 1)
+    original, changed = getattr(sys.modules[module], name), []
+
+    def changing(*args, **more):
+        found = original(*args, **more)
+        if not changed:
+            changed.append(fleet.run(fleet.settings.with_values({"personalisation.steps": 3})))
+        return found
+
+    monkeypatch.setattr(place, changing)
+    first, *_ = run(device, chunked(signal(1)))
+    assert (first.kind, first.bundle) == ("personal", fleet.store(fleet.wearer(device.slot)).state.bundle)
+
+
+def test_a_model_of_which_it_is_not_known_what_it_was_made_of_is_stopped_by_any_withdrawal(fleet, device):
+    patient = fleet.wearer(device.slot)
+    path = device.folder / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"records": []}))
+    assert standing(device).kind == "personal"
+    fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
+    assert standing(device).kind == "general"
+
+
 def test_a_device_s_folder_is_a_whole_wearable_wherever_it_lies(device, tmp_path):
     elsewhere = Device(copied(device.folder, tmp_path / "wrist"), device.slot, tmp_path / "radio.json")
     assert standing(elsewhere).manifest == standing(device).manifest
