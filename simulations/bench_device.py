@@ -4,6 +4,7 @@
     python -m simulations.bench_device stream
     python -m simulations.bench_device swap
     python -m simulations.bench_device fidelity --data DIR
+    python -m simulations.bench_device int8 --version HOME/models/DIGEST
 
 Without `--model` a network has weights that were drawn and statistics of noise: what it says means nothing, and takes
 as long. Figures and machine stand in docs/DEVICE.md beside the command.
@@ -33,10 +34,12 @@ from server.templates import template
 from shared.errors import DataError
 from shared.model import ResNet34, build, model_digest, probabilities
 from shared.model import load as load_model
+from shared.package import load_general
 from shared.ptbxl import index, read_signal
 from shared.settings import General, Streaming
 from shared.signals import segments
 from shared.training import one_thread
+from simulations.int8 import compare
 from simulations.timing import Data, in_process, printed
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -116,6 +119,17 @@ def fidelity(
             }
         )
     printed(segments=len(real), models=found)
+
+
+@app.command()
+def int8(
+    version: Annotated[Path, typer.Option(help="A general model's folder, models/<digest> of a workspace.")],
+) -> None:
+    """Quantise a trained general model's bundle to eight bits, and hold it to the gate on its control segments."""
+    net, public = load_general(version)
+    with one_thread(), device_of(net) as (folder, _):
+        found = compare(folder / BUNDLE, folder, anchor=public.anchor, control=public.control, task=net.task)
+    printed(width=net.width, **found)
 
 
 def network(width: int) -> ResNet34:
