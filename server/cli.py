@@ -16,7 +16,7 @@ import typer
 
 from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
-from shared.errors import UsageError, plainly
+from shared.errors import UsageError, WorkspaceError, plainly
 from shared.terminal import note, show
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shared.ptbxl import LeftOut
 
 patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
-devices = typer.Typer(help="What the devices last told.", no_args_is_help=True)
+devices = typer.Typer(help="What the devices last told, and running one.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -164,7 +164,7 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
     from server import cli_views
     from server.consent import named_records
 
-    unheard: list[OSError] = []
+    unheard: list[OSError | WorkspaceError] = []
     with _registry(home) as registry:
         rows = registry.records(patient, consented_only=False)
         wanted = None if named is None else named_records(patient, named, [row.id for row in rows])
@@ -211,12 +211,16 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
         raise typer.Exit(1)
 
 
-def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError]) -> str:
+def _next_step(
+    patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError | WorkspaceError]
+) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
-        word = f"Device {patient.slot} has word, and stops whatever it is making of them."
+        word = (
+            f"Device {patient.slot} has word: it stops what it is making of them, and the model that it made of them."
+        )
         if unheard:
             word = (
-                f"No word could be left for device {patient.slot} ({plainly(unheard[0])}): in a run "
+                f"No word could be left for device {patient.slot} ({plainly(unheard[0]) or unheard[0]}): in a run "
                 "that goes on it ends what it is making of them, and forgets it after; withdraw again to leave word."
             )
         return (
