@@ -19,6 +19,7 @@ import torch
 
 from server.corpus import Corpus, open_corpus, segments_of
 from server.crops import Rows
+from server.inventory import utc_now
 from server.learning import Tell, fit_general
 from server.registry import Registry
 from server.rows import Role
@@ -129,6 +130,7 @@ def train_general(
         "curves": curves,
         "metrics": evaluate(model, corpus.signals, corpus.validation),
         "majority": majority(corpus.signals.labels[corpus.validation]),
+        "published_at": utc_now(),
     }
     lineage |= {"package": package.fingerprint}
     stop_if_asked()

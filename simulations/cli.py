@@ -30,6 +30,7 @@ from simulations.data_cli import app as data
 from simulations.deploy_cli import app as deploy
 from simulations.entry import open_streams
 from simulations.paper_cli import paper
+from simulations.trace_cli import trace
 
 typer.core.HAS_RICH = False  # without Rich's help pages Typer still escapes for them, and prints "\\[required]"
 app = typer.Typer(
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 devices.command("run")(run_device)
+patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
 for name, group in (GROUPS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
     app.add_typer(group, name=name)

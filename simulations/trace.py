@@ -1,0 +1,173 @@
+"""Where data of one patient still lie in a workspace: looked up on the disk and in the registry, nothing changed.
+
+A simulation's devices are folders here, and are looked into; of a device elsewhere only its own hospital's records
+tell. What was copied out of the workspace (backups, certificates handed out, printed pages) nobody can see from here.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.certificate import path_of
+from server.registry import Registry
+from server.rows import UNFORGOTTEN, Patient, counted
+from server.workspace import Workspace
+from shared.notice import FOLDER
+from shared.revocation import list_path
+
+NEXT_TRAINING = "when the next run trains"
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One place that holds something of the patient's.
+
+    Attributes:
+        where: a path in the workspace, or "registry", or the data folder.
+        what: what lies there, in words.
+        records: of which records; empty where it is of the patient and no record.
+        until: what makes it go.
+    """
+
+    where: str
+    what: str
+    records: tuple[str, ...]
+    until: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the registry knows of the patient.
+
+    Attributes:
+        who: the patient.
+        held: every record's id, with the moment it was withdrawn, "" where it was not.
+    """
+
+    who: Patient
+    held: dict[str, str]
+
+    def at(self, moment: str) -> tuple[str, ...]:
+        """Return the records that could be used at a moment."""
+        return tuple(record for record, gone in self.held.items() if not gone or gone > moment)
+
+
+def trace(workspace: Workspace, registry: Registry, patient: str) -> list[Holding]:
+    """Return all places that hold something of a patient's, from the waveforms to the names.
+
+    Raises:
+        UsageError: there is no such patient.
+    """
+    known = _known(registry, patient)
+    places = [*_in_registry(workspace, registry, known), *_reports(workspace, known)]
+    if known.who.slot is None:
+        return [*_public(workspace, registry, known), *places]
+    return [*_device(workspace, known.who.slot), *_word(workspace, known.who.slot), *places]
+
+
+def _known(registry: Registry, patient: str) -> Known:
+    who, held = registry.patient(patient), {}
+    for row in registry.records(patient, consented_only=False):
+        held[row.id] = who.enrolled_at if row.withdrawn else ""  # of a forgotten patient no moment is known
+    for event in registry.events(patient):
+        if event.kind == "withdrawn":
+            held |= dict.fromkeys(event.records, event.at)
+    return Known(who, held)
+
+
+def _device(workspace: Workspace, slot: int) -> Iterator[Holding]:
+    folder = workspace.devices / str(slot)
+    forgets, name = "when it is withdrawn, and the device has forgotten it", folder.relative_to(workspace.home)
+    if recordings := tuple(sorted(path.stem for path in (folder / "recordings").glob("*.npz"))):
+        yield Holding(f"{name}/recordings", "waveforms and labels", recordings, forgets)
+    state = _json(folder / "state.json")
+    made_of = tuple(str(record) for record in state.get("records", ()))
+    if made_of:
+        yield Holding(f"{name}/model.safetensors", "the personal model, learnt from them", made_of, forgets)
+        yield Holding(f"{name}/bundle.onnx", "the same model, as the wearable runs it", made_of, forgets)
+    for path in sorted((folder / "answers").glob("*.json")):
+        yield Holding(
+            f"{name}/answers/{path.name}",
+            "what the device answered to a withdrawal",
+            (),
+            "kept: digests and names of files",
+        )
+
+
+def _word(workspace: Workspace, slot: int) -> Iterator[Holding]:
+    for path in (workspace.home / FOLDER / str(slot), list_path(workspace.home, slot)):
+        if path.exists():
+            where = str(path.relative_to(workspace.home))
+            yield Holding(where, "ids of withdrawn records, for the device to stop at", (), "kept, so that it does")
+    feed = workspace.feed(slot)
+    if feed.exists():
+        found = tuple(str(entry["id"]) for entry in _json(feed).get("records", ()))
+        yield Holding(f"feeds/{feed.name}", "what the simulated sensor records: ids, no waveforms", found, "kept")
+
+
+def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
+    learnt = "learnt from them" if known.who.role == "corpus" else "not learnt from them"
+    for model in registry.models():
+        folder = workspace.models / model.digest
+        published = str(_json(folder / "curves.json").get("published_at", model.created_at))
+        if model.kind == "general" and folder.exists() and (records := known.at(published)):
+            worn = sum(device.general == model.digest for device in registry.devices())
+            what = f"a general model, {learnt}; some of its public segments may be theirs; on {counted(worn, 'device')}"
+            yield Holding(f"models/{model.digest[:12]}…", what, records, f"when withdrawn, {NEXT_TRAINING}")
+    kept = [(path, "signals of corpus and controls") for path in sorted(workspace.cache.glob("*.samples"))]
+    if known.who.role == "corpus":
+        kept += [
+            (path, "a network on its way, learnt from some") for path in sorted(workspace.slices.glob("*.safetensors"))
+        ]
+    for path, what in kept:
+        if records := known.at(_changed(path)):
+            where = str(path.relative_to(workspace.home))
+            yield Holding(where, what, records, f"when withdrawn, {NEXT_TRAINING}")
+
+
+def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
+    ids = "id, pseudonym, record ids and sha256; no waveform"
+    yield Holding("registry", ids, tuple(known.held), "kept, so that nobody enrols what was withdrawn")
+    for job in registry.jobs():
+        if job.patient != known.who.id:
+            continue
+        due = "until the device has forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
+        yield Holding("registry", f"job {job.id}, {job.state}", job.records, due)
+        certificate = path_of(workspace, registry, job)
+        if certificate.exists():
+            where = str(certificate.relative_to(workspace.home))
+            yield Holding(where, "a certificate, which names nobody", (), "kept: whoever has it proves by it")
+    yield Holding(str(workspace.data), "the data that the patient was enrolled from", tuple(known.held), "not by Lethe")
+
+
+def _reports(workspace: Workspace, known: Known) -> Iterator[Holding]:
+    for path in sorted(workspace.reports.glob("*/figures.npz")):
+        with np.load(path, allow_pickle=False) as drawn:
+            shown = str(drawn["record"]) if "record" in drawn else ""
+        if shown in known.held:
+            where = str(path.parent.relative_to(workspace.home))
+            yield Holding(where, "one second of ECG, drawn on the page", (shown,), "when withdrawn, with the next run")
+    for path in sorted(workspace.reports.glob("*/result.json")):
+        if json.dumps(known.who.pseudonym) in path.read_text(errors="replace"):
+            where = str(path.parent.relative_to(workspace.home))
+            yield Holding(
+                where, f"figures under the pseudonym {known.who.pseudonym}", (), "when all is certified as forgotten"
+            )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _changed(path: Path) -> str:
+    """Return when a file was written, as the registry writes moments; a cache is written anew, never changed."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
