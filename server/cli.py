@@ -193,6 +193,11 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError]) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
         word = f"Device {patient.slot} has word, and stops whatever it is making of them."
+        if Workspace.open(home).deployed:
+            word = (
+                f"Device {patient.slot}, where it runs on this machine, has word and stops whatever it is making of "
+                "them; on one of its own it learns of it with the next message."
+            )
         if unheard:
             word = (
                 f"No word could be left for device {patient.slot} ({plainly(unheard[0])}): in a run "
