@@ -215,9 +215,13 @@ def _next_step(
     patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError | WorkspaceError]
 ) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
-        word = (
-            f"Device {patient.slot} has word: it stops what it is making of them, and the model that it made of them."
-        )
+        what = "what it is making of them, and the model that it made of them"
+        word = f"Device {patient.slot} has word: it stops {what}."
+        if Workspace.open(home).deployed:
+            word = (
+                f"Device {patient.slot}, where it runs on this machine, has word: it stops {what}; on one of its own "
+                "it learns of it with the next message."
+            )
         if unheard:
             word = (
                 f"No word could be left for device {patient.slot} ({plainly(unheard[0]) or unheard[0]}): in a run "

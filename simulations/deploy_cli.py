@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.rows import counted
 from server.workspace import Workspace
 from shared.errors import RunError, UsageError, WorkspaceError
 from shared.terminal import note, show
@@ -73,7 +74,7 @@ def superlink(home: Home = HOME) -> None:
         if (until - datetime.now(UTC)).days < SOON_DAYS:
             note(f"the server's certificate ends on {until:%Y-%m-%d}; `lethe deploy keys` makes the next")
         where = credentials.address(workspace.deploy)
-        note(f"{len(admitted.registered)} devices may connect to {where}; Ctrl-C ends this")
+        note(f"{counted(len(admitted.registered), 'device')} may connect to {where}; Ctrl-C ends this")
         while not (how := link.ended()):
             sleep(LOOK_S)
             heed()

@@ -20,9 +20,9 @@ from server.roll_call import node_name
 from server.workspace import Workspace
 from shared.errors import RunError, WorkspaceError
 from simulations import credentials, gate
-from simulations.processes import watched
+from simulations.processes import HOME_MARK, clear_left, stop, watched
 from simulations.roster import Roster
-from simulations.superlink import NO_INSTALLING, SuperLink, connect, environment_of, listens, start
+from simulations.superlink import NO_INSTALLING, SCRATCH_NOTE, SuperLink, connect, environment_of, listens, start
 
 LOCK = "superlink.lock"  # names the process that runs, and is locked while it does
 STOP_S = 5.0
@@ -48,8 +48,8 @@ def serving(workspace: Workspace) -> Iterator[SuperLink]:
     if until <= datetime.now(UTC):
         raise WorkspaceError(f"the server's certificate ended on {until:%Y-%m-%d}; `lethe deploy keys` makes the next")
     token, log = os.urandom(8).hex(), workspace.flower / "superlink.log"
-    with _only_one(workspace) as note, watched(token, workspace.deploy / "scratch") as scratch:
-        environment = environment_of(token, scratch)
+    with _only_one(workspace) as note, watched(token, workspace.deploy / SCRATCH_NOTE) as scratch:
+        environment = {**environment_of(token, scratch), HOME_MARK: str(workspace.deploy)}
         process = start(_command(workspace, address), environment, scratch, log)
         try:
             if not listens(process, address.port):
@@ -90,7 +90,7 @@ def running(workspace: Workspace) -> Iterator[SuperLink]:
             "for them; start one with `lethe deploy superlink`, and keep it running"
         )
     token = os.urandom(8).hex()
-    with watched(token, workspace.flower / "scratch") as scratch, roster(workspace) as known:
+    with watched(token, workspace.flower / SCRATCH_NOTE) as scratch, roster(workspace) as known:
         environment = environment_of(token, scratch)
         connect(environment, credentials.address(workspace.deploy).port, authority=workspace.deploy / "ca.pem")
         online = sum(node.online for node in known.nodes().values())
@@ -150,6 +150,9 @@ def _only_one(workspace: Workspace) -> Iterator[Callable[[int], None]]:
             raise WorkspaceError(
                 f"a SuperLink runs for {workspace.home} already; stop it first, or use that one"
             ) from None
+        file.truncate(0)
+        stop(HOME_MARK, str(workspace.deploy))  # what a command left that was killed together with its watchdog
+        clear_left(workspace.deploy / SCRATCH_NOTE)
 
         def note(pid: int) -> None:
             file.truncate(0)

@@ -19,7 +19,7 @@ from shared.interrupts import heed
 from shared.notice import FOLDER
 from simulations.credentials import Kit
 from simulations.launcher import write_config
-from simulations.processes import watched
+from simulations.processes import HOME_MARK, clear_left, stop, watched
 from simulations.superlink import environment_of, free_port, start, tool
 
 POLL_S = 0.2
@@ -74,9 +74,10 @@ def wear(device: Device, *, connected: Callable[[], None]) -> None:
     Raises:
         RunError: it does not, or not any more.
     """
-    token = os.urandom(8).hex()
-    with _only_one(device), watched(token, device.log.with_suffix(".scratch")) as scratch:
-        process = start(_command(device, scratch), environment_of(token, scratch), scratch, device.log)
+    token, scratch_note = os.urandom(8).hex(), device.log.with_suffix(".scratch")
+    with _only_one(device, scratch_note), watched(token, scratch_note) as scratch:
+        environment = {**environment_of(token, scratch), HOME_MARK: str(device.folder)}
+        process = start(_command(device, scratch), environment, scratch, device.log)
         try:
             _follow(process, device, connected)
         finally:
@@ -86,13 +87,15 @@ def wear(device: Device, *, connected: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _only_one(device: Device) -> Iterator[None]:
-    """Hold the device's log, and begin it anew."""
+def _only_one(device: Device, scratch_note: Path) -> Iterator[None]:
+    """Hold the device's log and begin it anew; what a killed command has left is swept away."""
     with device.log.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WorkspaceError(f"device {device.kit.slot} runs already, and writes {device.log}") from None
+        stop(HOME_MARK, str(device.folder))
+        clear_left(scratch_note)
         file.truncate(0)
         yield
 

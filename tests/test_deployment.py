@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from flower_runs import TINY, Lethe, error_line, nothing_left_running, prepared, registry_is_sound, result_of
+from flower_runs import TINY, Lethe, alive, error_line, nothing_left_running, prepared, registry_is_sound, result_of
 
 from client.store import Store
 from server.registry import Registry
@@ -174,7 +174,7 @@ def test_an_unregistered_device_is_cut_off(seen: Seen) -> None:
 def test_ctrl_c_ends_the_superlink_and_nothing_stays_behind(seen: Seen) -> None:
     code, _, err = seen.superlink
     assert (code, error_line(err)) == (1, "error: interrupted; nothing is half done, run the command again")
-    assert belongs_to(seen.home) == []
+    assert belongs_to(seen.home) == alive(seen.home / "deploy") == alive(seen.home / "devices" / "1") == []
     left = {path.name for path in (seen.home / "deploy").iterdir()}
     assert left == {"address", "ca.key", "ca.pem", "devices", "server.key", "server.pem", "superlink.lock"}
     assert not list((seen.home / "flower").glob("*scratch*"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from local_grid import FIRST_NODE, LocalGrid
 
 from client.app import app as client_app
@@ -22,6 +23,7 @@ from simulations import credentials, deployment
 from simulations.credentials import Address, Kit
 from simulations.gate import Gate, is_let_by
 
+NODE_UNAVAILABLE = 5  # Flower's code
 HERE = Address("127.0.0.1", 9092)
 
 
@@ -222,3 +224,20 @@ def test_without_a_superlink_nobody_is_let_in_and_a_run_says_what_to_start(tmp_p
     assert not deployment.is_running(workspace)
     with pytest.raises(RunError, match="start one with `lethe deploy superlink`"), deployment.running(workspace):
         pass
+
+
+class GridWithoutPower(LocalGrid):
+    """A node that Flower lists and that is gone: its messages come back as errors, as a SuperLink makes them."""
+
+    def _answer(self, message: Message, node: int) -> Message:
+        if node == FIRST_NODE:
+            return Message(Error(NODE_UNAVAILABLE, "Node Unavailable"), reply_to=message)
+        return super()._answer(message, node)
+
+
+def test_a_device_that_is_gone_holds_up_nobody(tmp_path: Path) -> None:
+    grid = GridWithoutPower(client_app, nodes=3, run_config={"home": str(tmp_path)})
+    began = time.monotonic()
+    found = directory(grid, run="r", expected=3, code=code_version(), answer_s=60, registered=False)
+    assert set(found) == {1, 2}
+    assert time.monotonic() - began < 30
