@@ -89,7 +89,12 @@ def meet(run: Run) -> None:
     expected = min(max(slots) + 1, run.nodes) if run.nodes else max(slots) + 1
     with run.progress.phase("directory"):
         run.devices = roll_call.directory(
-            run.grid, run=run.name, expected=expected, code=code_version(), answer_s=run.answer_s
+            run.grid,
+            run=run.name,
+            expected=expected,
+            code=code_version(),
+            answer_s=run.answer_s,
+            registered=run.workspace.deployed,
         )
 
 

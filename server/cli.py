@@ -125,18 +125,39 @@ def withdraw_consent(
     record: Annotated[
         list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
     ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only what was recorded on this day or later.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Only what was recorded on this day or before.", show_default=False)
+    ] = None,
     yes: Yes = False,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Take a patient's consent back, for everything or for named records."""
-    _withdraw(home, patient, record or None, yes=yes, as_json=as_json)
+    """Take a patient's consent back: for everything, for named records, or for what was recorded between two days."""
+    named = record or None
+    if since is not None or until is not None:
+        if named:
+            raise UsageError("--record and days were given, expected one or the other; run the command twice for both")
+        named = _of_days(home, patient, since, until)
+    _withdraw(home, patient, named, yes=yes, as_json=as_json)
 
 
 @patients.command("remove")
 def remove_patient(patient: PatientId, yes: Yes = False, home: Home = HOME, as_json: AsJson = False) -> None:
     """Take a patient's consent back for everything; another name of withdraw."""
     _withdraw(home, patient, None, yes=yes, as_json=as_json)
+
+
+def _of_days(home: Path, patient: str, since: str | None, until: str | None) -> list[str]:
+    from server.recorded import between, day, days_of
+
+    first = None if since is None else day(since, option="--from")
+    last = None if until is None else day(until, option="--until")
+    with _registry(home) as registry:
+        held = [row.id for row in registry.records(patient, consented_only=False)]
+    return between(days_of(Workspace.open(home).data, patient, held), since=first, until=last)
 
 
 def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: bool, as_json: bool) -> None:

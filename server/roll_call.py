@@ -13,31 +13,43 @@ from shared.messages import WHOAMI, Identity, Whoami, write
 WAIT_FOR_NODES_S = 180.0
 
 
-def directory(grid: Grid, *, run: str, expected: int, code: str, answer_s: float) -> dict[int, tuple[int, Identity]]:
+def node_name(slot: int) -> str:
+    """Return the name under which a deployment registers the key of a device."""
+    return f"device-{slot}"
+
+
+def directory(
+    grid: Grid, *, run: str, expected: int, code: str, answer_s: float, registered: bool
+) -> dict[int, tuple[int, Identity]]:
     """Wait for the devices and ask who they are: slot -> (node id, identity); those that stay silent are left out.
 
+    Where fewer come than are expected, the run goes on with those that are there. What a device says of its slot
+    counts only if its key was `registered` for it; simulated nodes have no keys, and names no more.
+
     Raises:
-        RunError: too few devices came, or one runs other code than the server.
+        RunError: no device came, or one runs other code than the server.
     """
     deadline = time.monotonic() + WAIT_FOR_NODES_S
-    nodes: list[int] = []
-    while len(nodes) < expected:
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{len(nodes)} of {expected} devices came within {WAIT_FOR_NODES_S:.0f} s; see the run's log"
-            )
-        nodes = list(grid.get_node_ids())
-        if len(nodes) < expected:
+    names: dict[int, str] = {}
+    while len(names) < expected and time.monotonic() < deadline:
+        names = {node.node_id: node.name for node in grid.get_nodes()}
+        if len(names) < expected:
             time.sleep(POLL_S)
-    requests = {node: partial(write, Whoami(run)) for node in nodes}
+    if not names:
+        raise RunError(f"none of {expected} devices came within {WAIT_FOR_NODES_S:.0f} s; see the run's log")
+    requests = {node: partial(write, Whoami(run)) for node in names}
     found = ask(grid, requests, WHOAMI, Identity, group=run, answer_s=min(answer_s, WAIT_FOR_NODES_S))
-    for identity in found.values():
+    devices = {}
+    for node, identity in found.items():
+        if names[node] != (node_name(identity.slot) if registered else ""):
+            continue
         if identity.code != code:
             raise RunError(
                 f"the device in slot {identity.slot} runs code {identity.code}, the server {code}: "
                 "another checkout answers; stop it or start the run again"
             )
-    return {identity.slot: (node, identity) for node, identity in found.items()}
+        devices[identity.slot] = node, identity
+    return devices
 
 
 def models_in_use(grid: Grid, devices: Devices, slots: Iterable[int], *, run: str, answer_s: float) -> dict[int, str]:

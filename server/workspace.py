@@ -122,6 +122,11 @@ class Workspace:
         return self.home / "models"
 
     @property
+    def slices(self) -> Path:
+        """Return where networks are kept that have learnt some of the corpus's patients; there when `sisa` is."""
+        return self.home / "slices"
+
+    @property
     def devices(self) -> Path:
         """Return where the simulated devices keep their private folders, one a slot."""
         return self.home / "devices"
@@ -159,6 +164,16 @@ class Workspace:
     def certificates(self) -> Path:
         """Return the folder of certificates, one file a job."""
         return self.home / "certificates"
+
+    @property
+    def deploy(self) -> Path:
+        """Return the folder of a deployment's keys; there is none while the devices are simulated."""
+        return self.home / "deploy"
+
+    @property
+    def deployed(self) -> bool:
+        """Return whether the devices are machines of their own, which no run may simulate."""
+        return self.deploy.exists()
 
     @contextmanager
     def launching(self) -> Iterator[None]:

@@ -56,6 +56,9 @@ class General:
     dropout: float = 0.3  # in front of the head, in training
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
+    slices: int = (
+        1  # of patients, learnt one after another and kept after each (`server/sisa.py`): cheaper to remove one
+    )
     seed: int = 0
 
 
@@ -168,6 +171,7 @@ _RANGES = {
     "general.lead_dropout": _DROPOUT,
     "general.dropout": _DROPOUT,
     "general.validation": _SHARE,
+    "general.slices": _COUNT,
     "general.seed": _SEED,
     "personalisation.steps": _COUNT,
     "personalisation.batch_size": _COUNT,

@@ -27,6 +27,7 @@ from simulations.attack_cli import attack
 from simulations.audit_cli import app as audit
 from simulations.compare_cli import compare
 from simulations.data_cli import app as data
+from simulations.deploy_cli import app as deploy
 from simulations.entry import open_streams
 from simulations.paper_cli import paper
 
@@ -40,8 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 devices.command("run")(run_device)
-GROUPS = {"audit": audit, "data": data, "patients": patients, "jobs": jobs, "devices": devices, "ledger": ledger}
-for name, group in (GROUPS | {"certificate": certificate, "keys": keys}).items():
+GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
+for name, group in (GROUPS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
     app.add_typer(group, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]

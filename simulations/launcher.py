@@ -10,7 +10,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from shared.errors import AuditError, ConsentError, DataError, LetheError, RunEr
 from shared.interrupts import signals_interrupt
 from shared.machine import cores
 from shared.settings import Settings
+from simulations.deployment import running
 from simulations.processes import HOME_MARK, clear_left, stop
 from simulations.superlink import CONNECTION, SCRATCH_NOTE, START_S, SuperLink, superlink
 
@@ -41,7 +42,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
     Args:
         workspace: whose due work is done.
         settings: of the run.
-        slots: how many devices to simulate.
+        slots: how many devices to simulate, where they are not deployed.
         on_state: told what `server/progress.py` writes, whenever it changes.
 
     Raises:
@@ -54,31 +55,53 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
     state, config = workspace.flower / f"{name}.json", workspace.flower / f"{name}.toml"
     unfinished = state.with_suffix(".tmp")
     try:
-        with _only_one(workspace), signals_interrupt(), superlink(workspace) as link:
-            _write_config(config, {"home": str(workspace.home), "run": name, "devices": slots, **settings.flat()})
+        with _only_one(workspace), signals_interrupt(), _superlink_of(workspace) as link:
+            devices = slots if link.online is None else link.online
+            write_config(config, {"home": str(workspace.home), "run": name, "devices": devices, **settings.flat()})
             state.write_text("{}")  # there is room to tell, in this file, that there is no room left
-            run_id = _submit(link, config, slots=slots)
-            _follow(link, run_id, state, on_state)
+            with _stopped(link, _submit(link, config, slots=slots)) as run_id:
+                _follow(link, run_id, state, on_state)
     finally:
         for path in (state, unfinished, config):
             path.unlink(missing_ok=True)
     return name
 
 
-def _write_config(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a run configuration; what JSON escapes for its own sake, TOML does not know."""
+@contextmanager
+def _superlink_of(workspace: Workspace) -> Iterator[SuperLink]:
+    """Give the SuperLink that the devices are connected to: the deployment's, or else one that simulates them."""
+    with running(workspace) if workspace.deployed else superlink(workspace) as link:
+        yield link
+
+
+@contextmanager
+def _stopped(link: SuperLink, run_id: str) -> Iterator[str]:
+    """Stop a run that did not end well, on a SuperLink that goes on without us."""
+    try:
+        yield run_id
+    except BaseException:
+        if link.online is not None and not link.ended():
+            with suppress(RunError):  # it may have ended by itself
+                link.flwr("stop", run_id, CONNECTION)
+        raise
+
+
+def write_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a configuration for Flower; what JSON escapes for its own sake, TOML does not know."""
     lines = [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()]
     try:
         path.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{values['home']!r} is not UTF-8; give the workspace another name") from error
+        raise UsageError(f"a name among {list(values.values())} is not UTF-8; give the folder another name") from error
 
 
 def _submit(link: SuperLink, config: Path, *, slots: int) -> str:
     """Hand the app to the SuperLink and return Flower's run id."""
-    federation = f"num-supernodes={slots} client-resources-num-cpus=1 init-args-num-cpus={cores()}"
-    app = _without_neighbours(link.scratch / "app")
-    answer = link.flwr("run", str(app), CONNECTION, "--run-config", str(config), "--federation-config", federation)
+    asked = ["run", str(_without_neighbours(link.scratch / "app")), CONNECTION, "--run-config", str(config)]
+    if link.online is None:
+        simulated = f"num-supernodes={slots} client-resources-num-cpus=1 init-args-num-cpus={cores()}"
+        asked += ["--federation-config", simulated]
+    answer = link.flwr(*asked)
     return str(answer["run-id"])
 
 
@@ -101,12 +124,12 @@ def _follow(link: SuperLink, run_id: str, path: Path, on_state: Callable[[State]
     while state.get("phase") != "end":
         time.sleep(POLL_S)
         now = time.monotonic()
-        if link.process.poll() is not None:
-            ended = f"Flower's SuperLink ended with {link.process.returncode} in mid-run; see {link.log}"
+        if how := link.ended():
+            ended = f"Flower's SuperLink {how} in mid-run; see {link.log}"
         elif now - looked > LOOK_S:
-            looked, lives = now, _simulates(link)
+            looked, lives = now, _works(link)
             if seen and not lives:
-                ended = "Flower's simulation was ended from outside, perhaps for lack of memory; run again"
+                ended = "Flower's app was ended from outside, perhaps for lack of memory; run again"
             elif not lives and now - asked > ASK_S:
                 asked, ended = now, _ended(link, run_id)
             seen = seen or lives
@@ -123,11 +146,12 @@ def _follow(link: SuperLink, run_id: str, path: Path, on_state: Callable[[State]
         raise error
 
 
-def _simulates(link: SuperLink) -> bool:
-    """Tell whether the process lives that runs the ServerApp and drives Ray."""
+def _works(link: SuperLink) -> bool:
+    """Tell whether the process lives that runs the ServerApp, and in a simulation drives Ray."""
+    name = "flwr-simulation" if link.online is None else "flwr-serverapp"
     try:
         family = psutil.Process(link.process.pid).children(recursive=True)
-        return any("flwr-simulation" in " ".join(process.cmdline()) for process in family)
+        return any(name in " ".join(process.cmdline()) for process in family)
     except psutil.Error:
         return False
 

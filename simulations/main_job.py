@@ -73,6 +73,7 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """
     from server.enrolment import refuse_other
     from server.registry import Registry
+    from simulations.deployment import admit
     from simulations.launcher import launch
 
     with Registry.open(workspace.registry_path) as registry:
@@ -90,6 +91,8 @@ def run(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     result["seconds"] = wall
     write_atomically(folder / "result.json", json.dumps(result, indent=2).encode())
     tidy(workspace)  # after this, what is returned is the last that says whose certificate it is
+    if workspace.deployed:
+        admit(workspace)  # who was forgotten in this run is let in no more
     return {**result, "report": str(folder / "report.html")}
 
 

@@ -8,11 +8,12 @@ block, however that ends: see `simulations/processes.py`.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ from simulations.processes import GRACE_S, HOME_MARK, RUN_MARK, watched
 
 CONNECTION = "lethe"
 START_S = 120.0
+NO_INSTALLING = "--disable-runtime-dependency-installation"  # each run would call `uv sync`
 POLL_S = 0.1
 SCRATCH_NOTE = "scratch"  # in the workspace: where this run keeps its temporary files
 PORTS = 3  # tries: another process may take a free port before the SuperLink does
-FOREIGN = ("FLWR_", "RAY_", "PYTHONPATH", "PYTHONHOME")  # would lead Flower or Ray to others' servers or code
+# Would lead Flower or Ray to others' servers or code, or have a server believe who says where he comes from.
+FOREIGN = ("FLWR_", "RAY_", "PYTHONPATH", "PYTHONHOME", "UVICORN_", "FORWARDED_ALLOW_IPS")
 LOCAL = "127.0.0.1,localhost"
 
 
@@ -38,16 +41,25 @@ class SuperLink:
     """A SuperLink that listens.
 
     Attributes:
-        process: the SuperLink itself.
+        process: the SuperLink itself; of a deployment it is another command's.
         environment: in which `flwr` talks to it.
         log: where it tells what it does.
-        scratch: a folder for temporary files that ends with it.
+        scratch: a folder for temporary files that ends with its block.
+        online: how many devices are connected to it; None where they are simulated.
     """
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | psutil.Process"
     environment: Mapping[str, str]
     log: Path
     scratch: Path
+    online: int | None = None
+
+    def ended(self) -> str:
+        """Say how the SuperLink ended; "" while it lives."""
+        if isinstance(self.process, psutil.Process):
+            return "" if self.process.is_running() else "ended"
+        code = self.process.poll()
+        return "" if code is None else f"ended with {code}"
 
     def flwr(self, command: str, *arguments: str) -> dict[str, Any]:
         """Call `flwr` and return its JSON.
@@ -66,7 +78,7 @@ class SuperLink:
 
     def output_of(self, run_id: str) -> str:
         """Return what the processes of a run have printed, as far as Flower knows; "" if it cannot be asked."""
-        if self.process.poll() is not None:
+        if self.ended():
             return ""
         with suppress(RunError):
             return self._call("log", run_id, CONNECTION, "--show").stdout.strip()
@@ -75,7 +87,7 @@ class SuperLink:
     def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         try:
             return subprocess.run(
-                [_tool("flwr"), *arguments],
+                [tool("flwr"), *arguments],
                 cwd=self.environment["FLWR_HOME"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -94,10 +106,9 @@ def superlink(workspace: Workspace) -> Iterator[SuperLink]:
     """Give a SuperLink that ends with this block, and so does everything it has started."""
     token, log = os.urandom(8).hex(), workspace.flower / "superlink.log"
     with watched(token, workspace.flower / SCRATCH_NOTE) as scratch:
-        environment = _environment(workspace, token, scratch)
-        Path(environment["FLWR_HOME"]).mkdir()
+        environment = {**environment_of(token, scratch), HOME_MARK: str(workspace.home)}
         process, port = _listening(environment, scratch, log)
-        _write_connection(Path(environment["FLWR_HOME"]), port)
+        connect(environment, port)
         try:
             yield SuperLink(process, environment, log, scratch)
         finally:
@@ -109,23 +120,28 @@ def superlink(workspace: Workspace) -> Iterator[SuperLink]:
 def _listening(environment: Mapping[str, str], scratch: Path, log: Path) -> "tuple[subprocess.Popen[bytes], int]":
     """Start a SuperLink and return it with its port, once it listens there."""
     for _ in range(PORTS):
-        port = _free_port()
-        process = _start(port, environment, scratch, log)
-        if _listens(process, port):
+        port = free_port()
+        command = [tool("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+        process = start([*command, NO_INSTALLING], environment, scratch, log)
+        if listens(process, port):
             return process, port
     raise RunError(f"Flower's SuperLink ended with {process.returncode} before it was ready; see {log}")
 
 
-def _environment(workspace: Workspace, token: str, scratch: Path) -> dict[str, str]:
-    """Return the environment of everything that a run starts."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+def past_proxies() -> dict[str, str]:
+    """Return what the environment is to say so that this machine is not reached by way of a proxy."""
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), LOCAL]))
+    return {"NO_PROXY": direct, "no_proxy": direct}
+
+
+def environment_of(token: str, scratch: Path) -> dict[str, str]:
+    """Return the environment of everything that is started under a token, and make Flower's folder in it."""
+    (scratch / "flwr").mkdir()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return {
         **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-        HOME_MARK: str(workspace.home),
+        **past_proxies(),
         RUN_MARK: token,
         "FLWR_HOME": str(scratch / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -137,9 +153,10 @@ def _environment(workspace: Workspace, token: str, scratch: Path) -> dict[str, s
     }
 
 
-def _start(port: int, environment: Mapping[str, str], scratch: Path, log: Path) -> "subprocess.Popen[bytes]":
-    command = [_tool("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--disable-runtime-dependency-installation"]
+def start(
+    command: Sequence[str], environment: Mapping[str, str], scratch: Path, log: Path
+) -> "subprocess.Popen[bytes]":
+    """Start a process of Flower's in a session of its own, and let it write to a log."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -152,7 +169,7 @@ def _start(port: int, environment: Mapping[str, str], scratch: Path, log: Path) 
         )
 
 
-def _listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
+def listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
     """Wait until this very process listens on the port; False when it has ended."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -166,13 +183,18 @@ def _listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
     raise RunError(f"Flower's SuperLink was not ready within {START_S:.0f} s; is the machine overloaded?")
 
 
-def _write_connection(flwr_home: Path, port: int) -> None:
-    """Tell `flwr` where the SuperLink is."""
+def connect(environment: Mapping[str, str], port: int, *, authority: Path | None = None) -> None:
+    """Tell `flwr` where the SuperLink is; without an `authority` for its certificate they speak in the clear."""
+    home = Path(environment["FLWR_HOME"])
+    secured = "insecure = true"
+    if authority is not None:
+        shutil.copyfile(authority, home / "ca.pem")  # whatever the path of the workspace, this one is plain
+        secured = f'root-certificates = "{home / "ca.pem"}"'
     text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n'
-    (flwr_home / "config.toml").write_text(text + "insecure = true\n")
+    (home / "config.toml").write_text(f"{text}{secured}\n")
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
     """Return the path of a command that is installed beside this Python."""
     path = Path(sys.executable).parent / name
     if not path.exists():
@@ -180,7 +202,8 @@ def _tool(name: str) -> str:
     return str(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

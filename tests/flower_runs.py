@@ -42,10 +42,10 @@ TINY = Settings().with_values(
 )
 
 
-def prepared(home: Path, *, data: Path, patients: int = 30) -> Workspace:
+def prepared(home: Path, *, data: Path, patients: int = 30, settings: Settings = TINY) -> Workspace:
     """Write a cohort and enrol it."""
     write_cohort(data, patients=patients, seed=1)
-    return main_job.prepare(home, data=data, settings=TINY)[0]
+    return main_job.prepare(home, data=data, settings=settings)[0]
 
 
 @contextmanager

@@ -201,12 +201,12 @@ def test_what_nohup_has_switched_off_stays_off() -> None:
 def test_a_port_that_is_taken_meanwhile_costs_another_try(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = superlink._free_port
+    free = superlink.free_port
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr(superlink, "_free_port", lambda: ports.pop() if ports else free())
+        monkeypatch.setattr(superlink, "free_port", lambda: ports.pop() if ports else free())
         with superlink.superlink(workspace) as link:
             assert link.process.poll() is None
     assert alive(workspace.home) == []
@@ -215,7 +215,7 @@ def test_a_port_that_is_taken_meanwhile_costs_another_try(
 def test_a_superlink_that_cannot_start_is_an_error_that_names_the_log(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(superlink, "_tool", lambda _: "/bin/false")
+    monkeypatch.setattr(superlink, "tool", lambda _: "/bin/false")
     with pytest.raises(RunError, match=r"superlink\.log"), superlink.superlink(workspace):
         pass
 
