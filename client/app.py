@@ -13,6 +13,7 @@ from client.auditing import audit as make_copies
 from client.auditing import verify as look
 from client.device import make_personal, measure
 from client.forgetting import forget
+from client.issuing import renew
 from client.place import Place
 from shared.audit_messages import AuditReply, AuditRequest, VerifyReply, VerifyRequest
 from shared.errors import DataError, LetheError, plainly
@@ -37,11 +38,16 @@ app = ClientApp()
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Tell slot, pseudonym, digests and code, whatever is damaged: who does not answer is not asked to forget."""
+    """Tell slot, pseudonym, digests and code, whatever is damaged: who does not answer is not asked to forget.
+
+    Every run asks this of every device, so it is also when a bundle that expires soon is signed anew.
+    """
     place, pseudonym = Place.of(context), ""
     with suppress(DataError):
         pseudonym = place.sensor().pseudonym
     store = place.store()
+    with suppress(OSError):
+        renew(store)
     identity = Identity(place.slot, pseudonym, store.package, store.state.model, code_version(), store.package_in_use)
     return Message(write(identity), reply_to=message)
 

@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from client.bundle import BUNDLE, MANIFEST
 from client.device import Own, open_general
+from client.envelope import HOSPITAL, PRIVATE
+from client.envelope import PUBLIC as DEVICE
 from client.forgetting import Withdrawal, earlier, prepare
 from client.scope import kept, named, up_to_date
-from client.store import BUNDLE, Store
+from client.store import Store
 from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
 from shared.machine import cores
 from shared.model import digest, model_digest
@@ -103,13 +106,14 @@ def _fresh(store: Store, request: VerifyRequest) -> str:
 
 def _strangers(store: Store) -> Iterable[str]:
     """Name the files that have no place in a device's folder."""
-    places = {(): {MODEL, BUNDLE, "state.json"}, ("recordings",): {".npz"}, ("answers",): {".json"}}
+    here = {MODEL, BUNDLE, MANIFEST, PRIVATE, DEVICE, HOSPITAL, "state.json"}
+    places = {(): here, ("recordings",): {".npz"}, ("answers",): {".json"}}
     for path in store.folder.rglob("*"):
         *folder, name = path.relative_to(store.folder).parts
         if path.is_dir():
             continue
         if len(folder) == 2 and folder[0] == "general":
-            known = name in (MODEL, TEMPLATE, PUBLIC)
+            known = name in (MODEL, TEMPLATE, PUBLIC, BUNDLE, MANIFEST)
         else:
             known = bool({name, path.suffix} & places.get(tuple(folder), set()))
         if not known:

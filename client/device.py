@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from client.export import export, largest_difference
+from client.issuing import believe, keep_signed, manifest_of
 from client.sensor import Feed, Recording
-from client.store import Change, State, Store, examples
+from client.state import Change, State
+from client.store import Store, examples
 from shared.messages import GroupMargins, PersonaliseReply, PersonaliseRequest, ProbeReply, ProbeRequest
 from shared.model import ResNet34, digest, load, to_bytes
 from shared.package import TEMPLATE, Package, Public, load_general
@@ -76,20 +78,23 @@ def make_personal(
         package = Package.from_blobs(blobs, expected=request.general)
         Public.from_bytes(package.public)  # a damaged one must not take a sound one's place
         store.install(package)
+    believe(store, request.hospital)
     if store.package != request.package:
         return PersonaliseReply(slot, "refused", f"the package of general model {request.general[:12]} is not here")
     left_out = _synchronise(store, feed, request.records)
     recordings = store.recordings()
-    if not recordings:
-        return _serve_general(store, request.general, slot=slot, left_out=left_out)
     began = time.perf_counter()
     general, public = open_general(store, request.general)
+    keep_signed(store, general, public, request.general, anew=bool(blobs))
+    if not recordings:
+        return _serve_general(store, general, public, request.general, slot=slot, left_out=left_out)
     own = Own.of(recordings, held_out=request.settings.held_out)
     wanted = recipe(request.general, recordings, request.settings)
     if store.state.made_of != wanted or not store.whole:
         with store.notice.heeded(request.records):
             made = personalise(general, own.training, public, request.settings)
-        state = State(general=request.general, recipe=wanted, reason=made.reason)
+        records = tuple(recording.id for recording in recordings)
+        state = State(general=request.general, recipe=wanted, reason=made.reason, records=records)
         change = change_to(store, made.model, state, check=own.all.segments)
         with store.notice.closed(request.records):
             store.apply(change, look=lambda: store.notice.refuse(request.records))
@@ -147,8 +152,8 @@ def change_to(store: Store, model: ResNet34, state: State, *, check: Tensor) -> 
     template = (store.general_folder(state.general) / TEMPLATE).read_bytes()
     bundle = export(model, template, general=state.general, check=check)
     data = to_bytes(model)
-    written = State(state.general, digest(data), bundle.digest, state.recipe, state.reason)
-    return Change(written, data, bundle.data)
+    written = replace(state, model=digest(data), bundle=bundle.digest)
+    return Change(written, data, bundle.data, manifest_of(store, bundle, model, written))
 
 
 def compare(general: Measured, personal: Measured) -> GroupMargins:
@@ -176,11 +181,12 @@ def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[
     return left_out
 
 
-def _serve_general(store: Store, general: str, *, slot: int, left_out: Mapping[str, int]) -> PersonaliseReply:
+def _serve_general(
+    store: Store, general: ResNet34, public: Public, version: str, *, slot: int, left_out: Mapping[str, int]
+) -> PersonaliseReply:
     """Without a record, serve the general model of this version in place of whatever model was in use."""
-    if store.state.model and (store.state.model != general or not store.whole):
-        model, public = open_general(store, general)
-        store.apply(change_to(store, model, State(general=general), check=public.gate.segments))
+    if store.state.model and (store.state.model != version or not store.whole):
+        store.apply(change_to(store, general, State(general=version), check=public.gate.segments))
     state, reason = store.state, "no usable record to learn from"
     return PersonaliseReply(slot, "refused", reason, personal=state.model, bundle=state.bundle, left_out=left_out)
 

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from client.bundle import BUNDLE, MANIFEST
 from client.device import Own, accuracy_or_none, change_to, compare, open_general, recipe
 from client.scope import kept, named, up_to_date
 from client.sensor import Recording
-from client.store import BUNDLE, Change, State, Store
+from client.state import Change, State
+from client.store import Store
 from shared.audit_messages import AuditRequest
 from shared.errors import DataError, LetheError, plainly
 from shared.messages import Accuracies, ErasedFile, GroupMargins, MethodOutcome, UnlearnReply, UnlearnRequest
@@ -246,6 +248,7 @@ def _serve(store: Store, model: ResNet34, withdrawal: Withdrawal, request: Unlea
         general=general,
         recipe=made_of if method in EXACT else f"{method}:{made_of}",
         reason=TURNED_DOWN if turned_down else "",
+        records=tuple(recording.id for recording in kept),
     )
     check = torch.cat([withdrawal.case.public.gate.segments, withdrawal.case.retain.segments])
     return change_to(store, model, state, check=check)
@@ -264,6 +267,7 @@ def _carry_out(
     before, after = store.state, effect.change.state
     now = {MODEL: after.model, BUNDLE: after.bundle}
     replaced = [name for name, digest in store.digests().items() if digest != now[name]]
+    replaced += [MANIFEST] if BUNDLE in replaced else []
     files = store.sizes([*(f"recordings/{record}.npz" for record in gone), *replaced])
     reply = UnlearnReply(
         job=request.job,

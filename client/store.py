@@ -2,12 +2,13 @@
 
     devices/<slot>/
       recordings/<record>.npz      segments and labels; they never leave this folder
-      general/<digest>/            the package of one general model
+      general/<digest>/            the package of one general model, and its bundle, to fall back to
       model.safetensors            the model in use: personal, or the general model's bytes
-      bundle.onnx                  the same model as ONNX
+      bundle.onnx, bundle.json     the same model as ONNX, and its signed manifest
       state.json                   digests, and which personal model was made of what
       answers/<job>.json           what was answered to an unlearning job
       staged.json                  a change that is decided and being carried out
+      *.pem                        the device's key and whose signatures it believes: `client/envelope.py`
 
 A change is staged, decided by one rename and then carried out; whoever opens the folder after a crash first
 carries out what was decided. Files are replaced atomically and flushed. Should state.json be unreadable all the
@@ -27,7 +28,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from client.bundle import BUNDLE, MANIFEST
 from client.sensor import Recording
+from client.state import Change, State
 from shared.errors import DataError
 from shared.files import flush_folder, write_atomically
 from shared.model import digest
@@ -35,49 +38,7 @@ from shared.notice import Notice
 from shared.package import MODEL, Package
 from shared.training import Examples
 
-BUNDLE = "bundle.onnx"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-
-@dataclass(frozen=True)
-class State:
-    """Digests of what is in use.
-
-    Attributes:
-        general, model, bundle: digests; `model` equals `general` when the general model is served.
-        recipe: digest of all that the model was made of, "" for none; "<method>:" in front says that this
-            unlearning method, which is not exact, was given it and guarantees nothing.
-        reason: why a personal copy was not accepted, else "".
-    """
-
-    general: str = ""
-    model: str = ""
-    bundle: str = ""
-    recipe: str = ""
-    reason: str = ""
-
-    @property
-    def made_of(self) -> str:
-        """Return the recipe without the method; a model stays in use as long as this is what is wanted."""
-        return self.recipe.rpartition(":")[2]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What replaces the model in use, and what goes.
-
-    Attributes:
-        state: the state afterwards; without a model, the files of the one before are removed.
-        model, bundle: the bytes of the new files; b"" leaves what is there.
-        erase: ids of recordings to erase.
-        answer: name and text of an answer to keep, so that a repeated request gets it again.
-    """
-
-    state: State
-    model: bytes = b""
-    bundle: bytes = b""
-    erase: tuple[str, ...] = ()
-    answer: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +188,7 @@ class Store:
         if change.model:
             write_atomically(self.folder / "staged.safetensors", change.model)
             write_atomically(self.folder / "staged.onnx", change.bundle)
+            write_atomically(self.folder / "staged.manifest", change.manifest)
         replaced = self.state.general if self.state.general != change.state.general else ""
         decided = _Decision(change.state, change.erase, change.answer, replaced)
         look()
@@ -243,11 +205,11 @@ class Store:
         except ValueError:
             _remove([*self.folder.glob("staged.*"), self.folder / "state.json"])
             return
-        for name, final in (("staged.safetensors", self.model_path.name), ("staged.onnx", self.bundle_path.name)):
+        for name, final in (("staged.safetensors", MODEL), ("staged.onnx", BUNDLE), ("staged.manifest", MANIFEST)):
             if (self.folder / name).exists():
                 (self.folder / name).replace(self.folder / final)
         if not decided.state.model:
-            _remove([self.model_path, self.bundle_path])
+            _remove(self.folder / name for name in (MODEL, BUNDLE, MANIFEST))
         self.erase(decided.erase)
         if decided.answer is not None:
             job, text = decided.answer

@@ -20,6 +20,7 @@ from server.general import PUBLIC_ROLES, Trained, is_stale, train_while_consente
 from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
+from server.revocation import public_keys
 from server.rows import DUE
 from server.run import Run
 from server.withdrawals import awaits, unlearn
@@ -157,6 +158,7 @@ def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
             consented,
             package,
             run.settings,
+            hospital=public_keys(run.workspace.keys),
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,

@@ -16,7 +16,7 @@ import typer
 
 from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
-from shared.errors import UsageError, plainly
+from shared.errors import UsageError, WorkspaceError, plainly
 from shared.terminal import note, show
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shared.ptbxl import LeftOut
 
 patients = typer.Typer(help="Enrol patients, look them up, and take their withdrawals.", no_args_is_help=True)
-devices = typer.Typer(help="What the devices last told.", no_args_is_help=True)
+devices = typer.Typer(help="What the devices last told, and running one.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -125,12 +125,23 @@ def withdraw_consent(
     record: Annotated[
         list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
     ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only what was recorded on this day or later.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Only what was recorded on this day or before.", show_default=False)
+    ] = None,
     yes: Yes = False,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Take a patient's consent back, for everything or for named records."""
-    _withdraw(home, patient, record or None, yes=yes, as_json=as_json)
+    """Take a patient's consent back: for everything, for named records, or for what was recorded between two days."""
+    named = record or None
+    if since is not None or until is not None:
+        if named:
+            raise UsageError("--record and days were given, expected one or the other; run the command twice for both")
+        named = _of_days(home, patient, since, until)
+    _withdraw(home, patient, named, yes=yes, as_json=as_json)
 
 
 @patients.command("remove")
@@ -139,11 +150,21 @@ def remove_patient(patient: PatientId, yes: Yes = False, home: Home = HOME, as_j
     _withdraw(home, patient, None, yes=yes, as_json=as_json)
 
 
+def _of_days(home: Path, patient: str, since: str | None, until: str | None) -> list[str]:
+    from server.recorded import between, day, days_of
+
+    first = None if since is None else day(since, option="--from")
+    last = None if until is None else day(until, option="--until")
+    with _registry(home) as registry:
+        held = [row.id for row in registry.records(patient, consented_only=False)]
+    return between(days_of(Workspace.open(home).data, patient, held), since=first, until=last)
+
+
 def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: bool, as_json: bool) -> None:
     from server import cli_views
     from server.consent import named_records
 
-    unheard: list[OSError] = []
+    unheard: list[OSError | WorkspaceError] = []
     with _registry(home) as registry:
         rows = registry.records(patient, consented_only=False)
         wanted = None if named is None else named_records(patient, named, [row.id for row in rows])
@@ -190,17 +211,21 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
         raise typer.Exit(1)
 
 
-def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError]) -> str:
+def _next_step(
+    patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError | WorkspaceError]
+) -> str:
     if any(job.state in UNFORGOTTEN for job in covering):
-        word = f"Device {patient.slot} has word, and stops whatever it is making of them."
+        word = (
+            f"Device {patient.slot} has word: it stops what it is making of them, and the model that it made of them."
+        )
         if Workspace.open(home).deployed:
             word = (
-                f"Device {patient.slot}, where it runs on this machine, has word and stops whatever it is making of "
-                "them; on one of its own it learns of it with the next message."
+                f"Device {patient.slot}, where it runs on this machine, has word: it stops what it is making of them, "
+                "and the model that it made of them. One on a machine of its own learns of it with the next message."
             )
         if unheard:
             word = (
-                f"No word could be left for device {patient.slot} ({plainly(unheard[0])}): in a run "
+                f"No word could be left for device {patient.slot} ({plainly(unheard[0]) or unheard[0]}): in a run "
                 "that goes on it ends what it is making of them, and forgets it after; withdraw again to leave word."
             )
         return (

@@ -6,6 +6,7 @@ not trained again.
 """
 
 import json
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from server.crops import Rows
 from server.learning import Tell, fit_general
 from server.registry import Registry
 from server.rows import Role
+from server.sisa import Sharding, train_sharded
 from server.templates import template
 from server.versions import is_whole, keep_only, lineage_of, publish, told_of
 from server.workspace import Workspace
@@ -29,7 +31,7 @@ from shared.metrics import Scores, per_record, scores
 from shared.model import ResNet34, probabilities, to_bytes
 from shared.package import Package, Public
 from shared.ptbxl import LeftOut, Signals
-from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, Settings
+from shared.settings import SEGMENT_SAMPLES, SEGMENTS_PER_RECORD, General, Settings
 from shared.stopping import stop_if_asked, stopped_by
 from shared.training import Examples, apply, device_for_training
 
@@ -115,7 +117,7 @@ def train_general(
         told = json.loads((known / "curves.json").read_text())
         return Trained(known.name, True, told, lineage["data"], withdrawn, corpus.signals.left_out)
     began = time.perf_counter()
-    model, curves = fit_general(corpus, settings.general, tell=tell)
+    model, curves = _fitted(corpus, settings.general, workspace.slices, tell=tell)
     seconds = time.perf_counter() - began
     stop_if_asked()
     package = Package(to_bytes(model), template(model), public_segments(model, corpus, settings).to_bytes())
@@ -133,6 +135,15 @@ def train_general(
     publish(workspace.models / package.digest, package, lineage, record)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record, lineage["data"], withdrawn, corpus.signals.left_out)
+
+
+def _fitted(corpus: Corpus, settings: General, slices: Path, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
+    """Train one network at once, or slice by slice, keeping it after each in the folder `slices`."""
+    if settings.slices == 1:
+        shutil.rmtree(slices, ignore_errors=True)
+        return fit_general(corpus, settings, tell=tell)
+    made = train_sharded(corpus, settings, Sharding(1, settings.slices, settings.seed), folder=slices, tell=tell)
+    return made.models[0], made.curves[0]
 
 
 def is_stale(workspace: Workspace, registry: Registry, settings: Settings) -> bool:

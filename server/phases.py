@@ -47,6 +47,7 @@ def personalise(
     package: Package,
     settings: Settings,
     *,
+    hospital: str,
     run: str,
     answer_s: float,
     tell: Tell,
@@ -55,7 +56,8 @@ def personalise(
 
     Consent is read when a request is sent, not when the phase begins: waves may be minutes apart. Where it names
     None the device is passed over. A device without a consented record gets a new version of the general model, to
-    serve it in place of an older one; it is not asked when it has this version, or never had any.
+    serve it in place of an older one; it is not asked when it has this version, or never had any. `hospital` are the
+    public keys, in PEM, that a device verifies revocations with.
     """
 
     def request(slot: int) -> RecordDict | None:
@@ -63,7 +65,9 @@ def personalise(
         if named is None or (not named and identity.package in ("", package.fingerprint)):
             return None
         records = tuple(named)
-        wanted = PersonaliseRequest(run, package.digest, package.fingerprint, records, settings.personalisation)
+        wanted = PersonaliseRequest(
+            run, package.digest, package.fingerprint, records, settings.personalisation, hospital
+        )
         return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
 
     requests = {devices[slot][0]: partial(request, slot) for slot in slots if slot in devices}

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from server import consent, history, schema
 from server.job_book import JobBook, jobs_of
+from server.revocation import revoke
 from server.rows import (
     DUE,
     ConsentEvent,
@@ -28,7 +29,7 @@ from server.rows import (
     State,
     Status,
 )
-from shared.errors import UsageError
+from shared.errors import UsageError, WorkspaceError
 from shared.notice import FOLDER, Notice
 
 __all__ = [
@@ -80,13 +81,13 @@ class Registry(JobBook):
         *,
         records: Sequence[str] | None = None,
         source: str = "operator",
-        unheard: Callable[[OSError], None] = lambda _: None,
+        unheard: Callable[[OSError | WorkspaceError], None] = lambda _: None,
     ) -> list[Job]:
         """Take consent back for the named records, or for all; durable when this returns.
 
         Word of it is left for the patient's device then, too: what it is making of the records it ends, within a
-        step. Where no word can be left consent is taken back all the same, `unheard` is told why, and the next message
-        to the device says so.
+        step, and a wearable in use stops the model that was made of them. Where no word can be left, or none signed,
+        consent is taken back all the same, `unheard` is told why, and the next message to the device says so.
         Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
 
         Returns:
@@ -101,11 +102,22 @@ class Registry(JobBook):
             due = jobs_of(connection, schema.jobs.c.id.in_(covering))
         if who.slot is not None:
             gone = [row.id for row in self.records(patient, consented_only=False) if row.withdrawn]
-            try:
-                Notice(self._path.parent / FOLDER / str(who.slot)).leave(gone)
-            except OSError as error:
-                unheard(error)
+            if failed := self._leave_word(who.slot, gone):
+                unheard(failed[0])
         return due
+
+    def _leave_word(self, slot: int, gone: Sequence[str]) -> list[OSError | WorkspaceError]:
+        """Tell a device at work and a wearable in use which records are withdrawn; return what went wrong."""
+        home, failed = self._path.parent, list[OSError | WorkspaceError]()
+        try:
+            Notice(home / FOLDER / str(slot)).leave(gone)
+        except OSError as error:
+            failed.append(error)
+        try:
+            revoke(home, slot, gone, key_folder=home / "keys")
+        except (OSError, WorkspaceError) as error:
+            failed.append(error)
+        return failed
 
     def events(self, patient: str | None = None) -> list[ConsentEvent]:
         """Return the consent events in order; a forgotten patient has none that anybody could find.

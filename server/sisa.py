@@ -3,6 +3,7 @@
 L. Bourtoule et al., "Machine Unlearning", IEEE S&P 2021: sharded, isolated, sliced and aggregated training. Every
 patient of the corpus belongs to one shard, and in it to one slice. A shard's network learns its first slice, then goes
 on with its first two, and so on; it is kept as it was after each. The model's answer is the mean of its networks'.
+A personal copy descends from one network, so that runs train one shard (`general.slices`); more are for comparison.
 
 Needs: the corpus without the patient. Guarantee: exact; what is kept afterwards is, bit for bit on one CPU, what
 training without the patient makes. Cost beside retraining everything: with S shards and R slices, on average
@@ -13,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from shared.training import apply
 from shared.version import code_version
 
 Tell = Callable[[int, int], None]
+Curves = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class Sharded:
 
     Attributes:
         models: one network a shard.
+        curves: of each network, as `fit_general` returns them, over all its slices.
         trained: which slices had to be trained for it, as (shard, slice); none when all was there.
     """
 
     models: tuple[ResNet34, ...]
+    curves: tuple[Curves, ...]
     trained: tuple[tuple[int, int], ...]
 
     def probabilities(self, segments: Tensor) -> Tensor:
@@ -89,6 +94,11 @@ class _Slice:
     rows: Rows
     path: Path
 
+    @property
+    def curves(self) -> Path:
+        """Return where its curves are kept; they are written first."""
+        return self.path.with_suffix(".json")
+
 
 def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, folder: Path, tell: Tell) -> Sharded:
     """Train what is not there yet; called with the corpus without a patient, it is the removal of that patient.
@@ -101,33 +111,64 @@ def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, fold
         settings: of every network; `epochs` is how often a shard's records are seen in all.
         sharding: who belongs where.
         folder: where the networks are kept; of its own, made when missing.
-        tell: told slices done and to do.
+        tell: told epochs done and to do.
 
     Raises:
         DataError: a shard without a patient, or a damaged file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     plan = _plan(corpus, settings, sharding, folder)
-    wanted = {one.path for one in plan}
-    for path in sorted(folder.glob("*.safetensors")):
-        if path not in wanted:
-            path.unlink()
-    flush_folder(folder)
+    _keep_only(plan, folder)
     if empty := sorted(set(range(sharding.shards)) - {one.shard for one in plan}):
         raise DataError(
             f"shard {empty[0]} of {sharding.shards} has no patient; take fewer shards, or enrol more patients"
         )
     missing = [one for one in plan if not one.path.exists()]
     for done, one in enumerate(missing):
-        tell(done, len(missing))
         before = [other for other in plan if other.shard == one.shard and other.number < one.number]
         start = load(before[-1].path) if before else None
         part = replace(corpus, training=one.rows)
-        model, _ = fit_general(part, _of_slice(settings, sharding, one), start=start, tell=lambda *_: None)
+        told = partial(_told, tell, done, len(missing))
+        model, curves = fit_general(part, _of_slice(settings, sharding, one), start=start, tell=told)
+        write_atomically(one.curves, json.dumps(curves).encode())
         write_atomically(one.path, to_bytes(model))
     last = {one.shard: one.path for one in plan}
-    trained = tuple((one.shard, one.number) for one in missing)
-    return Sharded(tuple(load(last[shard]) for shard in range(sharding.shards)), trained)
+    return Sharded(
+        models=tuple(load(last[shard]) for shard in range(sharding.shards)),
+        curves=tuple(_curves(plan, shard) for shard in range(sharding.shards)),
+        trained=tuple((one.shard, one.number) for one in missing),
+    )
+
+
+def _keep_only(plan: Sequence[_Slice], folder: Path) -> None:
+    """Remove what was made of other records or in another way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {path for one in plan for path in (one.path, one.curves)}
+    for path in set(folder.iterdir()) - wanted:
+        path.unlink()
+    flush_folder(folder)
+
+
+def _told(tell: Tell, done: int, slices: int, epoch: int, epochs: int) -> None:
+    """Count the epochs of several slices, which have as many each."""
+    tell(done * epochs + epoch, slices * epochs)
+
+
+def _curves(plan: Sequence[_Slice], shard: int) -> Curves:
+    """Return a shard's curves, its epochs counted through all slices.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    rows: Curves = []
+    for one in plan:
+        if one.shard == shard:
+            try:
+                rows += json.loads(one.curves.read_text())
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"{one.curves} cannot be read ({error}); remove its folder, and all is trained again"
+                ) from None
+    return [{**row, "epoch": number} for number, row in enumerate(rows, start=1)]
 
 
 def _plan(corpus: Corpus, settings: General, sharding: Sharding, folder: Path) -> Sequence[_Slice]:
@@ -156,4 +197,7 @@ def _key(signals: Signals, rows: Rows, settings: General, sharding: Sharding) ->
 def _of_slice(settings: General, sharding: Sharding, one: _Slice) -> General:
     """Return the settings of one slice: of all slices together, a record is seen `epochs` times on average."""
     epochs = max(1, round(2 * settings.epochs / (sharding.slices + 1)))
-    return replace(settings, epochs=epochs, seed=settings.seed + sharding.slices * one.shard + one.number)
+    most = -(-settings.max_segments // sharding.slices)
+    return replace(
+        settings, epochs=epochs, max_segments=most, seed=settings.seed + sharding.slices * one.shard + one.number
+    )

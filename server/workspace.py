@@ -122,6 +122,11 @@ class Workspace:
         return self.home / "models"
 
     @property
+    def slices(self) -> Path:
+        """Return where networks are kept that have learnt some of the corpus's patients; there when `sisa` is."""
+        return self.home / "slices"
+
+    @property
     def devices(self) -> Path:
         """Return where the simulated devices keep their private folders, one a slot."""
         return self.home / "devices"

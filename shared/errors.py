@@ -3,8 +3,11 @@
     LetheError                 1   something failed
     ├── UsageError             2   the request does not make sense: unknown patient, record, setting
     ├── ConsentError           3   consent refuses: withdrawn data, a patient enrolled twice
+    │   └── RevokedError       3   a wearable's model was made of withdrawn data and may not run
     ├── AuditError             4   the auditor says no
     ├── DataError              5   a file or folder is not what it should be
+    │   ├── BundleError        5   a wearable's model is not the one that was signed, or not for this use
+    │   └── StreamError        5   samples that no model may be asked about
     └── WorkspaceError         1   no workspace here, one from another version, or one in use
         ├── DamagedError       5   the registry's file is not what it should be
         └── RunError           1   the Flower run failed, hung or was interrupted
@@ -45,6 +48,30 @@ class DataError(LetheError):
     """A file or folder is not what it should be."""
 
     exit_code = 5
+
+
+class RevokedError(ConsentError):
+    """A wearable's model was made of data that the patient has withdrawn since; it may not run."""
+
+
+class BundleError(DataError):
+    """A wearable's model is not the one that was signed, or not for this use.
+
+    `reason` is "missing", "signature", "changed", "validity", "superseded" or "contract" (other labels, leads, units
+    or sampling rate).
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StreamError(DataError):
+    """Samples that no model may be asked about; `reason` is "leads", "units", "rate" or "format"."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class WorkspaceError(LetheError):

@@ -60,6 +60,7 @@ class PersonaliseRequest:
         package: fingerprint of its package.
         records: ids of the records that the patient consents to; all others are to be gone.
         settings: how.
+        hospital: the hospital's public keys in PEM, with which a device verifies what is revoked; "" tells nothing new.
     """
 
     run: str
@@ -67,6 +68,7 @@ class PersonaliseRequest:
     package: str
     records: tuple[str, ...]
     settings: Personalisation
+    hospital: str = ""
 
 
 @dataclass(frozen=True)

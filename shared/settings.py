@@ -56,6 +56,9 @@ class General:
     dropout: float = 0.3  # in front of the head, in training
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
+    slices: int = (
+        1  # of patients, learnt one after another and kept after each (`server/sisa.py`): cheaper to remove one
+    )
     seed: int = 0
 
 
@@ -111,6 +114,26 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Streaming:
+    """How a wearable in use runs its bundle; no part of a run, so `Settings` does not hold it."""
+
+    hop_s: float = 0.5  # a window of one second is judged this often
+    smoothing_windows: int = 6  # conclusive windows whose probabilities are averaged
+    alarm_on: float = 0.6  # an episode begins where the average reaches this,
+    alarm_off: float = 0.4  # and ends where it falls below this
+    check_s: float = 1.0  # between two looks at whether the bundle may still run
+    stall_s: float = 2.0  # nothing came for so long: a gap
+    valid_days: int = 90  # how long a signed bundle may run; every run of the hospital signs it anew in time
+    flat_mv: float = 0.02  # a lead that moves less within a window is flat,
+    still_ms: float = 400.0  # and so is one that has one value for so long
+    clipped_ms: float = 50.0  # a lead that stays so long at the window's very end of its range,
+    clipped_mv: float = 1.0  # so far from its median, is saturated
+    noise_mv: float = 0.04  # a lead whose typical step from sample to sample is larger is noisy
+    least_mv: float = 0.02  # where no lead moves more in its first window, the samples are not in millivolts: volts,
+    most_mv: float = 50.0  # and where one moves more, microvolts
+
+
+@dataclass(frozen=True)
 class _Range:
     """The numbers a setting may be, from `least` to `most`; `open` leaves the ends themselves out."""
 
@@ -148,6 +171,7 @@ _RANGES = {
     "general.lead_dropout": _DROPOUT,
     "general.dropout": _DROPOUT,
     "general.validation": _SHARE,
+    "general.slices": _COUNT,
     "general.seed": _SEED,
     "personalisation.steps": _COUNT,
     "personalisation.batch_size": _COUNT,

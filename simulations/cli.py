@@ -15,6 +15,7 @@ import click
 import typer
 import typer.core
 
+from client.cli import run_device
 from server.certificate_cli import certificate, keys
 from server.cli import devices, patients, run_command
 from server.jobs_cli import jobs
@@ -39,9 +40,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-PARTS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
-for name, part in (PARTS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
-    app.add_typer(part, name=name)
+devices.command("run")(run_device)
+GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
+for name, group in (GROUPS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
+    app.add_typer(group, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

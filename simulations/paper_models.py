@@ -32,7 +32,11 @@ from simulations.calibration_data import MODEL, PUBLIC
 from simulations.paper_people import People, Wearer, corpus_of, unseen_segments
 from simulations.shortened import SHORTENED
 
-UNLEARNED = ("finetune", "gkt", "exact")  # the paper's two, and the reference that it lacks
+UNLEARNED = {  # the paper's two, and the reference that it lacks: names in pictures, tables and sentences
+    "finetune": "fine-tuning",
+    "gkt": "gkt",
+    "exact": "exact",
+}
 DEAR = "gkt"  # of this one only some patients' models are made
 STEPS = 4  # of fine-tuning: with more, one patient's label overwrites what the network knew of everybody else's
 EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # in standard deviations of a lead; the paper names none

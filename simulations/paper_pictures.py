@@ -31,7 +31,6 @@ LOSS_GROUPS = {
 }
 DRAWN = 0.64  # of a panel's height is for the losses, what is above for words
 GROUP_NAMES = {"member": "members (S)", "held_out": "own held-out", "control": "never used"}
-METHOD_NAMES = {"finetune": "fine-tuning", "gkt": "gkt", "exact": "exact"}
 
 
 def pictures(outcome: Outcome) -> dict[str, tuple[str, str]]:
@@ -166,7 +165,7 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
                 axes.set_ylabel("share of segments")
                 for y, text, style in (
                     (0.86, reference, reference),
-                    (0.74, f"unlearned: {METHOD_NAMES[method]}", "finetune"),
+                    (0.74, f"unlearned: {UNLEARNED[method]}", "finetune"),
                 ):
                     _corner(axes, y, text, style)
             if number >= len(cells) - len(LOSS_GROUPS):
@@ -176,7 +175,7 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
             axes.set_ylim(0, highest / DRAWN)
 
     medians = "; ".join(
-        f"{METHOD_NAMES[method]}, {LOSS_GROUPS[group]}: "
+        f"{UNLEARNED[method]}, {LOSS_GROUPS[group]}: "
         + " against ".join(
             f"{np.median(losses(outcome.found, model, group, only=method)):.3g}" for model in (reference, method)
         )
@@ -236,7 +235,7 @@ def _differences(result: Mapping[str, Any]) -> Panel:
                         va="center",
                         color=COLOURS[group],
                     )
-        names = [f"{METHOD_NAMES.get(model, model)}, N = {_patients(result, model)}" for model in models]
+        names = [f"{UNLEARNED.get(model, model)}, N = {_patients(result, model)}" for model in models]
         axes.set_yticks(range(len(models)), names)
         axes.set(ylim=(len(models) - 0.5, -0.5), xlabel="percentage points")
         axes.margins(x=0.12)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simulations.paper_models import UNLEARNED
 from simulations.paper_results import ANY, Estimate, Share
-from simulations.paper_words import NAMES, counted, paragraph
+from simulations.paper_words import counted, paragraph
 from simulations.shortened import PUBLISHED
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ COLUMNS = {
 ROWS = {
     "general": "general",
     "personal": "personal",
-    "finetune": "unlearned, fine-tuning",
-    "gkt": "unlearned, gkt",
+    **{method: f"unlearned, {name}" for method, name in UNLEARNED.items()},
     "exact": "retrained (exact)",
 }
 FIGURES = {
@@ -169,7 +169,7 @@ def markdown(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     parts = [f"# The paper on {result['data']}", *(f"- {line}" for line in about(result))]
     tables = grids(result)
     parts.append(_page(tables[0]))
-    parts += [f"{NAMES[name]}: {_reason(told)}" for name, told in result["failed"].items()]
+    parts += [f"{UNLEARNED[name]}: {_reason(told)}" for name, told in result["failed"].items()]
     parts.append("## With what the paper lacks")
     parts += [_page(grid) for grid in tables[1:-1]]
     parts += ["## What the figures show, and what they do not", paragraph(result), _page(tables[-1])]

@@ -10,8 +10,6 @@ from typing import Any
 from simulations.paper_models import UNLEARNED
 from simulations.paper_results import ANY, Estimate
 
-NAMES = {"finetune": "fine-tuning", "gkt": "zero-shot transfer (gkt)", "exact": "retraining (exact)"}
-
 
 def paragraph(result: Mapping[str, Any]) -> str:
     """Return what the figures do and do not show; a difference counts where its 95 % interval excludes 0."""
@@ -138,8 +136,8 @@ def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
     """Say how far a method's model is from the retrained one on the forget set."""
     found = contrasts[f"{method} - retrained loss"]
     if found["value"] is None:
-        return f"There is no model unlearned by {NAMES[method]}."
-    who = f"After {NAMES[method]} ({counted(found['patients'], 'patient')}) the loss on the forget set is"
+        return f"There is no model unlearned by {UNLEARNED[method]}."
+    who = f"After {UNLEARNED[method]} ({counted(found['patients'], 'patient')}) the loss on the forget set is"
     match side(found):
         case None:
             return f"{who} {nats(found)} from the retrained model's; one patient gives no interval."
@@ -153,7 +151,10 @@ def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
 def _cost(contrasts: Mapping[str, Estimate]) -> str:
     """Say what the personal and the unlearned models cost or bring other patients."""
     told, of = [], contrasts["personal - general accuracy"]["patients"]
-    for model, name in (("personal", "the personal model"), *((m, NAMES[m]) for m in UNLEARNED if m != "exact")):
+    for model, name in (
+        ("personal", "the personal model"),
+        *(named for named in UNLEARNED.items() if named[0] != "exact"),
+    ):
         found = contrasts[f"{model} - general accuracy"]
         if found["value"] is not None:
             few = "" if found["patients"] == of else f" ({counted(found['patients'], 'patient')})"

@@ -39,7 +39,7 @@ def device(width: int = 64, repeats: int = 5) -> None:
     """Time and memory of personalising one wearable on one core: 7 segments, each time in a new process."""
     with tempfile.TemporaryDirectory() as folder:
         write_version(Path(folder), width=width)
-        runs = [_in_process("simulations.one_device", folder) for _ in range(repeats)]
+        runs = [in_process("simulations.one_device", folder) for _ in range(repeats)]
     printed(
         width=width,
         repeats=repeats,
@@ -59,7 +59,7 @@ def methods(width: int = 64, profile: Profile = "default", repeats: int = 3) -> 
     with tempfile.TemporaryDirectory() as folder:
         write_version(Path(folder), width=width, control=Personalisation().gate_segments)
         for method in METHODS:
-            runs = [_in_process("simulations.one_method", folder, method, profile) for _ in range(repeats)]
+            runs = [in_process("simulations.one_method", folder, method, profile) for _ in range(repeats)]
             found.append(
                 {
                     "method": method,
@@ -71,9 +71,9 @@ def methods(width: int = 64, profile: Profile = "default", repeats: int = 3) -> 
     printed(width=width, profile=profile, repeats=repeats, methods=found)
 
 
-def _in_process(module: str, *arguments: str) -> dict[str, Any]:
+def in_process(module: str, *arguments: object) -> dict[str, Any]:
     """Return what a module prints, run in a process of its own on one core."""
-    command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command, environment = [sys.executable, "-m", module, *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -240,7 +240,7 @@ def test_the_paragraph_says_whether_equation_8_is_better_than_a_guess(difference
 def test_the_paragraph_says_of_an_unlearned_model_on_which_side_of_retraining_it_is(loss, said):
     text = paragraph(world(member=0.2, held_out=0.2, control=0.2, loss={"finetune": loss}))
     assert f"After fine-tuning (12 patients) the loss on the forget set {said}" in text
-    assert "There is no model unlearned by zero-shot transfer (gkt)." in text
+    assert "There is no model unlearned by gkt." in text
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_method_that_fails_says_why_in_its_row_and_stops_nothing_else(tiny):
     ]
     assert "--i-mean-the-class" in row
     assert all(set(UNLEARNED) - set(one.readings) == {"gkt"} for one in outcome.found)
-    assert "There is no model unlearned by zero-shot transfer (gkt)." in paragraph(outcome.result)
+    assert "There is no model unlearned by gkt." in paragraph(outcome.result)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """SISA: who goes moves nobody, one shard alone is trained again, and the rest is as if the patient had never come."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from fleet import TINY, copied
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.corpus import Corpus, segments_of
+from server.corpus import Corpus, open_corpus, segments_of
+from server.general import train_general
 from server.sisa import Sharding, train_sharded
 from shared.errors import DataError, UsageError
 from shared.model import probabilities
@@ -44,6 +46,7 @@ def trained(corpus: Corpus, folder, sharding=SHARDING):
 
 
 def files(folder) -> dict[str, bytes]:
+    """The networks and, beside them, their curves."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -62,7 +65,7 @@ def test_a_removal_trains_from_the_last_clean_slice_of_one_shard_and_equals_a_tr
     later = copied(folder, tmp_path / "later")
     left = without(corpus, patient_of(corpus, place))
     assert trained(left, later).trained == again
-    assert len(set(files(folder)) & set(files(later))) == 4 - len(again)
+    assert len(set(files(folder)) & set(files(later))) == 2 * (4 - len(again))
     trained(left, tmp_path / "fresh")
     assert files(later) == files(tmp_path / "fresh")
 
@@ -79,7 +82,7 @@ def test_what_was_made_of_the_patient_goes_before_anything_is_trained(corpus, wh
         patch.setattr("server.sisa.fit_general", die)
         with pytest.raises(RuntimeError):
             trained(left, later)
-    assert sorted(name[:3] for name in files(later)) == ["0-0", "0-1"]
+    assert {name[:3] for name in files(later)} == {"0-0", "0-1"}
     assert trained(left, later).trained == ((1, 0), (1, 1))
 
 
@@ -141,9 +144,64 @@ def test_no_shard_and_no_slice_are_refused(words):
         Sharding(**words)
 
 
-def test_a_damaged_file_is_named(corpus, whole, tmp_path):
+@pytest.mark.parametrize("kind", ["safetensors", "json"])
+def test_a_damaged_file_is_named(corpus, whole, tmp_path, kind):
     folder, _ = whole
     for name, data in files(folder).items():
-        (tmp_path / name).write_bytes(data[:-1])
-    with pytest.raises(DataError, match="0-1-"):
+        (tmp_path / name).write_bytes(data[:-1] if name.endswith(kind) else data)
+    with pytest.raises(DataError, match=rf"0-\d-.*{kind}"):
         trained(corpus, tmp_path)
+
+
+def test_epochs_are_told_and_curves_counted_through_all_slices(corpus, tmp_path):
+    told = []
+    made = train_sharded(corpus, SETTINGS, SHARDING, folder=tmp_path, tell=lambda *step: told.append(step))
+    assert told == [(number, 4) for number in range(1, 5)]  # of two epochs in two slices, one a slice; two shards
+    assert [[row["epoch"] for row in curves] for curves in made.curves] == [[1, 2], [1, 2]]
+    assert trained(corpus, tmp_path).curves == made.curves
+
+
+# In a run
+
+
+SLICED = TINY.with_values({"general.slices": 3, "general.epochs": 2, "general.max_segments": 600})
+
+
+def train(fleet, settings=SLICED):
+    return train_general(fleet.workspace, fleet.registry, settings, tell=lambda *_: None)
+
+
+def test_a_run_keeps_one_network_and_a_corpus_patient_costs_the_slices_from_theirs_on(fleet):
+    before = train(fleet)
+    assert sorted(name[:3] for name in files(fleet.workspace.slices) if name.endswith(".safetensors")) == [
+        *("0-0", "0-1", "0-2")
+    ]
+    assert len(before.record["curves"]) == 3
+    corpus = open_corpus(fleet.workspace, fleet.registry, SLICED)
+    people = {corpus.signals.records[row].patient for row in corpus.training}
+    leaving = next(one for one in sorted(people) if Sharding(1, 3, SLICED.general.seed).place(one)[1] == 2)
+    fleet.registry.withdraw(leaving)
+    kept = files(fleet.workspace.slices)
+    after = train(fleet)
+    assert after.digest != before.digest
+    assert {name[:3] for name in set(kept) & set(files(fleet.workspace.slices))} == {"0-0", "0-1"}
+    assert {name[:3] for name in set(files(fleet.workspace.slices)) - set(kept)} == {"0-2"}
+    shutil.rmtree(fleet.workspace.slices)
+    shutil.rmtree(fleet.workspace.models / after.digest)
+    assert train(fleet).digest == after.digest  # from nothing, without the patient: the same bytes
+
+
+def test_what_is_trained_at_once_keeps_no_slices(fleet):
+    train(fleet)
+    assert train(fleet, SLICED.with_values({"general.slices": 1})).digest
+    assert not fleet.workspace.slices.exists()
+
+
+def test_who_leaves_moves_nobody_between_training_and_validation(fleet):
+    def sides(corpus):
+        return [{corpus.signals.records[row].patient for row in rows} for rows in (corpus.training, corpus.validation)]
+
+    training, validation = sides(open_corpus(fleet.workspace, fleet.registry, SLICED))
+    leaving = sorted(training)[0]
+    fleet.registry.withdraw(leaving)
+    assert sides(open_corpus(fleet.workspace, fleet.registry, SLICED)) == [training - {leaving}, validation]

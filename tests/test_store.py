@@ -30,7 +30,7 @@ def filled(folder: Path) -> Store:
     store.install(package(b"g"))
     store.add([recording("r1"), recording("r2", 2.0)])
     state = State(package(b"g").digest, "a" * 64, "b" * 64, "recipe")
-    store.apply(Change(state, b"old model" * 100, b"old bundle" * 100))
+    store.apply(Change(state, b"old model" * 100, b"old bundle" * 100, b"old manifest"))
     return store
 
 
@@ -40,7 +40,8 @@ def package(weights: bytes) -> Package:
 
 def change() -> Change:
     state = State(package(b"h").digest, "c" * 64, "d" * 64, "", "why")
-    return Change(state, b"new model" * 100, b"new bundle" * 100, erase=("r1",), answer=("j-1", '{"answer": 1}'))
+    files = (b"new model" * 100, b"new bundle" * 100, b"new manifest")
+    return Change(state, *files, erase=("r1",), answer=("j-1", '{"answer": 1}'))
 
 
 def picture(folder: Path) -> dict[str, bytes]:
@@ -111,9 +112,10 @@ def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_state(tmp_path, 
     assert switched == sorted(switched)  # once decided, always finished
     assert old["model.safetensors"] == b"old model" * 100
     assert new["model.safetensors"] == b"new model" * 100
+    assert (old["bundle.json"], new["bundle.json"]) == (b"old manifest", b"new manifest")
     assert "recordings/r1.npz" in old
     assert {name.split("/")[0] for name in new} == {
-        "recordings", "general", "model.safetensors", "bundle.onnx", "state.json", "answers"
+        "recordings", "general", "model.safetensors", "bundle.onnx", "bundle.json", "state.json", "answers"
     }  # fmt: skip
     assert [name for name in new if name.startswith("recordings/")] == ["recordings/r2.npz"]
     assert new["answers/j-1.json"] == b'{"answer": 1}'

@@ -1,5 +1,6 @@
 """What each approximate method does in a world made for it: formulas by hand, and where validation lets them stop."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import scipy.optimize
 import torch
+from torch.utils.checkpoint import checkpoint
 from toy_world import LABEL, World, case_of, tail_of, world
 
 import shared.unlearning
@@ -26,6 +28,7 @@ from shared.unlearning import (
     fisher,
     gkt,
     gkt_patient,
+    lipschitz,
     newton,
     random_label,
     saliency,
@@ -37,7 +40,7 @@ from shared.unlearning._fisher import information
 from shared.unlearning._generator import Answer, attention_loss, divergences, student_loss
 from shared.unlearning._head import Problem, general_head, problem
 
-pytestmark = pytest.mark.usefixtures("resnet34")
+pytestmark = pytest.mark.usefixtures("resnet34", "double")
 
 APPROXIMATE = sorted(set(METHODS) - EXACT)
 VALIDATED = sorted(set(APPROXIMATE) - {"finetune", "gkt", "newton"})  # the paper's as they are; newton does not iterate
@@ -78,8 +81,8 @@ def test_the_personal_model_holds_a_trace_that_the_retrained_one_does_not(case, 
     for each in (case, alone):
         validation = Validation(each)
         retrained = METHODS["exact"](each)
-        assert validation.seen < 0.15 < 0.5 < validation.loss(retrained)
-        assert validation.seen < 0.15 < 0.5 < validation.unseen
+        assert validation.seen < 0.2 < 1 < validation.loss(retrained)
+        assert validation.seen < 0.2 < 1 < validation.unseen
 
 
 def test_what_is_unseen_is_the_retrained_model_s_loss_when_nothing_is_retained(alone, multi):
@@ -130,7 +133,7 @@ def test_the_forget_set_s_loss_moves_to_where_it_would_be_unseen(single, method,
     validation, model = Validation(case), METHODS[method](case)
     assert validation.gap(model) <= validation.gap(case.personal)
     assert accuracy(model, case.public.gate) >= accuracy(case.personal, case.public.gate) - 0.3
-    if retained == 0:
+    if retained == 0 and method != "lipschitz":  # which looks at no label: where it leads is the processor's rounding
         assert validation.gap(model) < validation.gap(case.personal)
         assert validation.loss(model) > validation.seen
     assert not model.training
@@ -204,7 +207,7 @@ def test_a_head_is_not_fitted_to_what_is_no_number(case):
 
 @pytest.mark.parametrize("method", ["negative-gradient-plus", "scrub", "bad-teacher", "deepclean", "lipschitz"])
 def test_a_loss_that_diverges_is_told_and_leaves_the_model_as_it_was(case, method):
-    wild = replace(case, personalisation=replace(case.personalisation, learning_rate=1e30))
+    wild = replace(case, personalisation=replace(case.personalisation, learning_rate=1e300))
     before = to_bytes(case.personal)
     with pytest.raises(LetheError, match="training diverged"):
         METHODS[method](wild)
@@ -330,6 +333,14 @@ def test_what_is_untrained_is_not_how_the_general_model_began(case):
     assert len({to_bytes(model) for model in (*made, build(settings, lead_sd=like.lead_sd))}) == 4
 
 
+@pytest.fixture
+def any_end(monkeypatch):
+    """Where validation lets a method stop depends on the processor's rounding; the last epoch does not."""
+    gaps = iter(range(1000, 0, -1))
+    monkeypatch.setattr(Validation, "gap", lambda _, __: next(gaps))
+
+
+@pytest.mark.usefixtures("any_end")
 def test_lipschitz_makes_the_model_change_less_under_noise(alone):
     noise = torch.randn(20, *alone.forget.segments.shape, generator=torch.Generator().manual_seed(99)) * 0.5
 
@@ -339,6 +350,27 @@ def test_lipschitz_makes_the_model_change_less_under_noise(alone):
             return torch.stack([(model(alone.forget.segments + xi) - clean).norm(dim=1).mean() for xi in noise]).mean()
 
     assert constant(METHODS["lipschitz"](alone)) < constant(alone.personal)
+
+
+def test_lipschitz_of_a_whole_network_goes_in_parts_with_the_gradient_of_the_whole(single, monkeypatch):
+    """So that a forget set of any size takes the room of one part."""
+    case, seen = case_of(single, profile="paper", retained=0), []
+
+    def counted(*given, **more):
+        seen.append(len(given[1]))
+        return checkpoint(*given, **more)
+
+    def gradients(said):
+        part = trained_part(copy.deepcopy(case.personal), case.personalisation)
+        return torch.autograd.grad(said(segments, part.trained).square().sum(), part.parameters)
+
+    monkeypatch.setattr(lipschitz, "AT_ONCE", 40)
+    monkeypatch.setattr(lipschitz, "checkpoint", counted)
+    METHODS["lipschitz"](case)
+    assert max(seen) == 40 < lipschitz.COPIES * len(case.forget)
+    segments = case.public.anchor.segments.repeat(3, 1, 1)[:100].clone()
+    for whole, parts in zip(gradients(lipschitz._at_once), gradients(lipschitz._in_parts), strict=True):
+        assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
 
 
 # By the Fisher diagonal
@@ -445,7 +477,7 @@ def test_a_generator_is_shown_the_way_through_the_filter_even_by_a_teacher_who_i
 @pytest.mark.slow
 def test_gkt_learns_most_classes_that_its_teacher_knows_and_never_the_forgotten_one(alone):
     """Of a teacher that knows all five classes; from no segment but those that are generated."""
-    longer = replace(alone.unlearning, generator_groups=80, generator_batch_size=32)
+    longer = replace(alone.unlearning, generator_groups=80, generator_batch_size=64)
     taught, gate = replace(alone, personal=alone.general, unlearning=longer), alone.public.gate
     assert accuracy(taught.personal, gate) > 0.9
     said = METHODS["gkt"](taught)(gate.segments).argmax(dim=1)

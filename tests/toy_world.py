@@ -31,7 +31,7 @@ class World:
 
 
 def world(*, task: Task = "single", steps: int = 50) -> World:
-    rng = torch.Generator().manual_seed(7)
+    rng = torch.Generator().manual_seed(23)
     waves = _waves(5, rng)
     corpus, gate, control = (_segments(waves, count, rng) for count in (40, 8, 8))
     general = _trained(corpus, task, steps)

@@ -1,0 +1,154 @@
+"""What a device signs of its ONNX file: the manifest beside it, and what makes a runtime believe it.
+
+    bundle.onnx    the model; its digest is certified, so nothing with a date enters it
+    bundle.json    the manifest, signed with the device's key
+
+No torch here: `client/export.py` makes the ONNX file, `client/runtime.py` runs it.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.envelope import PUBLIC, opened, sign
+from shared.errors import BundleError
+from shared.settings import LEADS, SAMPLING_HZ, SEGMENT_SAMPLES, SUPERCLASSES
+
+BUNDLE, MANIFEST = "bundle.onnx", "bundle.json"
+KIND = "application/vnd.lethe.bundle+json"
+FORM = 1
+UNIT = "mV"
+
+Kind = Literal["personal", "general"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is said of an ONNX file; nothing about the patient, no path, and of time no more than the day.
+
+    Attributes:
+        bundle, bytes: sha256 and size of the ONNX file.
+        model, general: sha256 of the weights' file, and of the general model that it comes from; equal where the
+            general model itself is served.
+        width: channels of the network's first stage.
+        task: "single" (softmax) or "multi" (sigmoid).
+        labels, leads: in the order of the outputs and of the inputs.
+        samples, hz, unit: one window, (leads, samples), at so many samples a second.
+        issued, valid_until: days, ISO 8601; it may run from the first up to the day before the last.
+    """
+
+    bundle: str
+    bytes: int
+    model: str
+    general: str
+    width: int
+    task: str
+    issued: str
+    valid_until: str
+    labels: tuple[str, ...] = SUPERCLASSES
+    leads: tuple[str, ...] = LEADS
+    samples: int = SEGMENT_SAMPLES
+    hz: int = SAMPLING_HZ
+    unit: str = UNIT
+    form: int = FORM
+
+    @property
+    def kind(self) -> Kind:
+        """Return whose model it is."""
+        return "general" if self.model == self.general else "personal"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of an ONNX file when its manifest is written; the fields are `Manifest`'s."""
+
+    bundle: str
+    bytes: int
+    model: str
+    general: str
+    width: int
+    task: str
+
+
+def issue(about: About, *, key: Ed25519PrivateKey, today: date, valid_days: int) -> bytes:
+    """Return the signed manifest's file."""
+    until = today + timedelta(days=valid_days)
+    manifest = Manifest(**asdict(about), issued=today.isoformat(), valid_until=until.isoformat())
+    return sign(asdict(manifest), kind=KIND, key=key)
+
+
+def read(folder: Path, *, public: Path, today: date) -> Manifest:
+    """Return the manifest in `folder`, once signature, use and validity hold; the ONNX file is not looked at.
+
+    Args:
+        folder: where `bundle.onnx` and `bundle.json` are.
+        public: the device's folder, which holds its public key.
+        today: the day in UTC.
+
+    Raises:
+        BundleError: it is missing, signed by another key, changed, for another use or not valid today.
+    """
+    manifest = signed(folder, public=public)
+    _refuse_other_use(manifest)
+    if not manifest.issued <= today.isoformat() < manifest.valid_until:
+        raise BundleError(
+            f"the bundle is valid from {manifest.issued} until {manifest.valid_until}, and today is {today}; the next "
+            "`lethe run` signs it anew, or the clock is wrong",
+            "validity",
+        )
+    return manifest
+
+
+def signed(folder: Path, *, public: Path) -> Manifest:
+    """Return the manifest in `folder` with its signature checked, and nothing else.
+
+    Raises:
+        BundleError: there is none, or the device's key did not sign it.
+    """
+    try:
+        data, key = (folder / MANIFEST).read_bytes(), (public / PUBLIC).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"no signed bundle: {error.strerror} ({error.filename}); the next `lethe run` makes it", "missing"
+        ) from None
+    try:
+        content = opened(data, kind=KIND, public=key)
+    except BundleError as error:
+        raise BundleError(
+            f"{folder / MANIFEST}: {error}; it is not run, `lethe run` makes it anew", "signature"
+        ) from None
+    try:
+        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in content.items()}
+        return Manifest(**fields)
+    except TypeError as error:
+        raise BundleError(
+            f"{folder / MANIFEST} is of another form ({error}), expected form {FORM}", "contract"
+        ) from None
+
+
+def _refuse_other_use(manifest: Manifest) -> None:
+    """See that the file is for what this runtime does.
+
+    Raises:
+        BundleError: it is for other labels, leads, windows, units or another sampling rate.
+    """
+    expected = {
+        "form": FORM,
+        "labels": SUPERCLASSES,
+        "leads": LEADS,
+        "samples": SEGMENT_SAMPLES,
+        "hz": SAMPLING_HZ,
+        "unit": UNIT,
+    }
+    for name, wanted in expected.items():
+        if (seen := getattr(manifest, name)) != wanted:
+            raise BundleError(
+                f"the bundle's {name} is {_listed(seen)}, expected {_listed(wanted)}; it is not run", "contract"
+            )
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

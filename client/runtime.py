@@ -1,0 +1,194 @@
+"""The wearable in use: a verified bundle, a stream of samples, and what is said of them.
+
+    device = Device.of(home, slot)
+    for event in run(device, sources.record(path)):
+        ...
+
+No torch: importing this takes a quarter of a second. ONNX Runtime gets one thread that does not spin, and no memory
+arena. Nothing is written: what may run is looked up in files of the device's own process (`client/standing.py`).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
+
+from client.bundle import Manifest
+from client.episodes import Episode, Smoother
+from client.events import Alarm, End, Event, Judged, Missing, Over, Using
+from client.quality import doubts, refuse_other_units
+from client.standing import Device, Standing, standing
+from client.stream import Chunk, Cutter, Gap, Window
+from shared.errors import BundleError
+from shared.settings import SAMPLING_HZ, SEGMENT_SAMPLES, Streaming
+
+Samples = npt.NDArray[np.float32]
+INPUT, OUTPUT = "segments", "probabilities"
+OPTIMISED_BYTES = 8_000_000  # rewriting the graph holds a large model's weights twice, and makes it no faster
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that runs."""
+
+    standing: Standing
+    session: Any
+
+    def probabilities(self, windows: Samples) -> npt.NDArray[np.float32]:
+        """Return the class probabilities (N, 5) of windows (N, 12, 500) in millivolts."""
+        (found,) = self.session.run([OUTPUT], {INPUT: windows})
+        return np.asarray(found)
+
+
+def load(where: Standing) -> Bundle:
+    """Open a session on an ONNX file whose bytes are those of its manifest.
+
+    Raises:
+        BundleError: they are not, it is replaced meanwhile, or it is no model for this use.
+    """
+    path, manifest = where.path, where.manifest
+    try:
+        with path.open("rb") as file:
+            before = path.stat()
+            found = Hash(SHA256())
+            while block := file.read(READ_BYTES):
+                found.update(block)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "missing") from None
+    if found.finalize().hex() != manifest.bundle:
+        raise BundleError(
+            f"{path} is not the file that was signed; it is not run, `lethe run` makes it anew", "changed"
+        )
+    session = open_session(path, size=manifest.bytes)
+    after = path.stat()
+    if (before.st_ino, before.st_mtime_ns, before.st_size) != (after.st_ino, after.st_mtime_ns, after.st_size):
+        raise BundleError(f"{path} was replaced while it was read; start again", "changed")
+    _refuse_other(session, manifest, path)
+    return Bundle(where, session)
+
+
+def load_current(device: Device, where: Standing) -> Bundle:
+    """Load what may run; where the device has replaced it since `where` was looked up, what may run now.
+
+    Raises:
+        BundleError, RevokedError: as `load` and `standing`.
+    """
+    try:
+        return load(where)
+    except BundleError:
+        return load(standing(device))
+
+
+def open_session(path: Path, *, size: int) -> Any:
+    """Return a session with what a wearable can afford: one thread, no spinning, no arena."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    if size > OPTIMISED_BYTES:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _refuse_other(session: Any, manifest: Manifest, path: Path) -> None:
+    """See that the file says of itself what the manifest says, and takes and gives what is expected."""
+    about = session.get_modelmeta().custom_metadata_map
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    seen = [(one.name, *one.shape[1:]) for one in (*inputs, *outputs)]
+    wanted = [(INPUT, len(manifest.leads), manifest.samples), (OUTPUT, len(manifest.labels))]
+    if seen != wanted or (about.get("lethe.model"), about.get("lethe.task")) != (manifest.model, manifest.task):
+        raise BundleError(
+            f"{path} has inputs and outputs {seen} or metadata unlike its manifest; it is not run", "contract"
+        )
+
+
+def run(
+    device: Device,
+    chunks: Iterable[Chunk],
+    *,
+    settings: Streaming = Streaming(),  # noqa: B008 - frozen
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Event]:
+    """Judge a stream and say what there is to say, as it comes.
+
+    Raises:
+        BundleError: no bundle can be relied on, at the start or at a later look.
+        RevokedError: the one in use is revoked and there is no general one.
+        StreamError: the samples are none that can be judged.
+    """
+    judge = _Judge(load_current(device, standing(device)), settings)
+    yield judge.using()
+    cutter, looked, seen = Cutter(hop=max(1, round(settings.hop_s * SAMPLING_HZ))), clock(), 0
+    for chunk in chunks:
+        if clock() - looked >= settings.check_s:
+            looked = clock()
+            now = standing(device)
+            if now != judge.bundle.standing:
+                yield from judge.switch(now, device)
+        for piece in cutter.cut(chunk):
+            yield from judge.gap(piece) if isinstance(piece, Gap) else judge.window(piece)
+        seen = chunk.at + chunk.samples.shape[1]
+    yield from judge.end(seen)
+
+
+class _Judge:
+    """What is known so far of one stream."""
+
+    def __init__(self, bundle: Bundle, settings: Streaming) -> None:
+        self.bundle, self._settings = bundle, settings
+        self._smoother = Smoother(settings)
+        self._units_known = False
+        self._judged = self._doubtful = 0
+
+    def using(self) -> Using:
+        manifest = self.bundle.standing.manifest
+        return Using(self.bundle.standing.kind, manifest.bundle, manifest.general, self.bundle.standing.why)
+
+    def switch(self, now: Standing, device: Device) -> Iterator[Event]:
+        """Go on with another bundle; where only its manifest was signed anew, with the same."""
+        if now.manifest.bundle == self.bundle.standing.manifest.bundle and now.kind == self.bundle.standing.kind:
+            self.bundle = Bundle(now, self.bundle.session)
+            return
+        yield from map(_over, self._smoother.reset())
+        self.bundle = load_current(device, now)
+        yield self.using()
+
+    def gap(self, gap: Gap) -> Iterator[Event]:
+        yield from map(_over, self._smoother.reset())
+        yield Missing(gap.since / SAMPLING_HZ, gap.until / SAMPLING_HZ)
+
+    def window(self, window: Window) -> Iterator[Event]:
+        self._units_known = self._units_known or refuse_other_units(window.samples, self._settings)
+        since, until = window.at, window.at + SEGMENT_SAMPLES
+        if why := doubts(window.samples, self._settings):
+            self._doubtful += 1
+            yield Judged(since / SAMPLING_HZ, until / SAMPLING_HZ, why)
+            yield from map(_over, self._smoother.doubt())
+            return
+        self._judged += 1
+        (found,) = self.bundle.probabilities(np.ascontiguousarray(window.samples[None]))
+        before = set(self._smoother.open)
+        mean, ended = self._smoother.add(found, since=since, until=until)
+        yield Judged(since / SAMPLING_HZ, until / SAMPLING_HZ, (), tuple(map(float, found)), tuple(map(float, mean)))
+        yield from map(_over, ended)
+        for episode in self._smoother.ongoing():
+            if episode.label not in before:
+                yield Alarm(episode.label, episode.since / SAMPLING_HZ, episode.peak)
+
+    def end(self, seen: int) -> Iterator[Event]:
+        yield from map(_over, self._smoother.reset())
+        yield End(seen / SAMPLING_HZ, self._judged, self._doubtful)
+
+
+def _over(episode: Episode) -> Over:
+    since, until = episode.since / SAMPLING_HZ, episode.until / SAMPLING_HZ
+    return Over(episode.label, since, until, episode.peak, episode.windows)

@@ -1,0 +1,157 @@
+"""Which bundle a wearable may run now: its own, unless what that was made of is withdrawn; then the general model's.
+
+Only small files are read here, so that it can be asked every second while samples stream. The wearable writes
+nothing: the device's own process (`client/issuing.py`, `client/store.py`) makes what is read here.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from client.bundle import BUNDLE, Kind, Manifest, read
+from client.envelope import HOSPITAL, opened
+from shared.errors import BundleError, RevokedError
+from shared.revocation import KIND, Revocation, list_path, of_content
+
+PATIENCE_S = 1.0  # how long a change that the device is carrying out is waited for
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a wearable finds its files.
+
+    Attributes:
+        folder: the device's own.
+        slot: its number.
+        revocations: the hospital's signed list, which need not be there.
+    """
+
+    folder: Path
+    slot: int
+    revocations: Path
+
+    @classmethod
+    def of(cls, home: Path, slot: int) -> "Device":
+        """Return a device of a workspace.
+
+        Raises:
+            BundleError: there is none with this number.
+        """
+        folder = home / "devices" / str(slot)
+        if not folder.is_dir():
+            raise BundleError(f"no device {slot} in {home}; `lethe devices list` names those that there are", "missing")
+        return cls(folder, slot, list_path(home, slot))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What may run.
+
+    Attributes:
+        path: the ONNX file.
+        manifest: what is signed of it.
+        why: why it is not the device's own, else "".
+    """
+
+    path: Path
+    manifest: Manifest
+    why: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """Return whose model it is."""
+        return self.manifest.kind
+
+
+def standing(device: Device, *, today: date | None = None) -> Standing:
+    """Return what may run now: signature, use, validity, supersession and revocation are looked at, in this order.
+
+    Raises:
+        BundleError: neither bundle can be relied on.
+        RevokedError: the device's own is revoked, and it has no general one to fall back to.
+    """
+    today = today or datetime.now(UTC).date()
+    _await_change(device.folder)
+    try:
+        return _standing(device, today=today)
+    except BundleError:  # what was read may be half of a change that has begun since
+        _await_change(device.folder)
+        return _standing(device, today=today)
+
+
+def _standing(device: Device, *, today: date) -> Standing:
+    state = _state(device.folder)
+    own = read(device.folder, public=device.folder, today=today)
+    if own.bundle != state["bundle"]:
+        raise BundleError("the bundle is not the one in use: it was superseded, or put back from a copy", "superseded")
+    try:
+        if own.kind == "personal":
+            refuse_revoked(device, state["records"])
+        return Standing(device.folder / BUNDLE, own)
+    except RevokedError as error:
+        return _general(device, state["general"], today=today, why=error)
+
+
+def refuse_revoked(device: Device, records: list[str]) -> None:
+    """See that no record that a model was made of is in the hospital's list.
+
+    A list that is there and cannot be verified might have been shortened: until it can, nothing of the patient runs.
+
+    Raises:
+        RevokedError: one is, or it cannot be told.
+    """
+    try:
+        data = device.revocations.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RevokedError(f"the list of withdrawn records cannot be read ({error.strerror})") from None
+    try:
+        listed = _believed(data, device)
+    except (BundleError, OSError, ValueError) as error:
+        raise RevokedError(f"the list of withdrawn records cannot be verified ({error})") from None
+    if not records or not listed.records.isdisjoint(records):  # an older Lethe did not note what it was made of
+        raise RevokedError("the patient has withdrawn what it was made of")
+
+
+def _believed(data: bytes, device: Device) -> Revocation:
+    """Return the list, once the hospital's signature holds and it is this device's."""
+    public = (device.folder / HOSPITAL).read_bytes()
+    listed = of_content(opened(data, kind=KIND, public=public))
+    if listed.device != device.slot:
+        raise ValueError(f"it is for device {listed.device}, this is {device.slot}")
+    return listed
+
+
+def _general(device: Device, version: str, *, today: date, why: RevokedError) -> Standing:
+    folder = device.folder / "general" / version
+    try:
+        manifest = read(folder, public=device.folder, today=today)
+    except BundleError as error:
+        raise RevokedError(f"{why}, and there is no general model to fall back to: {error}") from None
+    if (manifest.kind, manifest.model) != ("general", version):
+        raise RevokedError(f"{why}, and what is kept to fall back to is not the general model {version[:12]}")
+    return Standing(folder / BUNDLE, manifest, str(why))
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """Return what the device says is in use, of which only this module's part is looked at."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        known = {"general": str(state["general"]), "bundle": str(state["bundle"]), "records": list(state["records"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing") from None
+    if not known["bundle"]:
+        raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing")
+    return known
+
+
+def _await_change(folder: Path) -> None:
+    """Wait for a change that is being carried out; what a crash left is not waited for longer."""
+    until = time.monotonic() + PATIENCE_S
+    while (folder / "staged.json").exists() and time.monotonic() < until:
+        time.sleep(POLL_S)

@@ -1,0 +1,44 @@
+"""Revoking a wearable's model: the hospital signs which records it may not be made of any more.
+
+What it means for the device is in `shared/revocation.py`.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.dsse import Envelope
+
+from server import keys
+from shared.files import write_atomically
+from shared.revocation import KIND, Revocation, list_path
+
+
+def revoke(home: Path, slot: int, records: Iterable[str], *, key_folder: Path) -> None:
+    """Sign and leave the list of a device's withdrawn records, durable when this returns.
+
+    Raises:
+        OSError: it cannot be written.
+        WorkspaceError: there is no key to sign with.
+    """
+    content = Revocation(slot, frozenset(records)).content()
+    envelope = Envelope(_canonical(content), KIND, {})
+    envelope.sign(keys.signer(key_folder))
+    path = list_path(home, slot)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _canonical(envelope.to_dict()) + b"\n")
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    os.utime(path, (today, today))  # as with the word: the minute would lead to the ledger
+
+
+def public_keys(key_folder: Path) -> str:
+    """Return the public keys that a device verifies the list with, the current one first, in PEM."""
+    return "".join(one.path.read_text() for one in keys.known(key_folder))
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    """Return the one way to write it: a device believes no file that was rewritten."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
