@@ -219,8 +219,8 @@ def _next_step(
         word = f"Device {patient.slot} has word: it stops {what}."
         if Workspace.open(home).deployed:
             word = (
-                f"Device {patient.slot}, where it runs on this machine, has word: it stops {what}; on one of its own "
-                "it learns of it with the next message."
+                f"Device {patient.slot}, where it runs on this machine, has word: it stops {what}. One on a machine of "
+                "its own learns of it with the next message."
             )
         if unheard:
             word = (

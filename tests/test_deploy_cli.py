@@ -9,6 +9,7 @@ import pytest
 from enrolled import digests, enrol
 from typer.testing import CliRunner
 
+from server import keys
 from server.cli import patients
 from server.registry import Registry
 from server.workspace import Workspace
@@ -21,6 +22,7 @@ from simulations.supernode import Device, wear
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace.create(tmp_path / "home", data=tmp_path)
+    keys.make(workspace.keys)
     with Registry.create(workspace.registry_path) as registry:
         enrol(registry, "7", role="wearable", records=digests("70", "71"), slot=0)
         enrol(registry, "17", role="wearable", records=digests("170"), slot=3)
@@ -78,7 +80,7 @@ def test_word_is_not_promised_to_a_device_on_a_machine_of_its_own(lethe) -> None
     lethe("keys")
     told = " ".join(lethe("withdraw", "7", "--yes", of=patients).split())
     assert "Device 0, where it runs on this machine, has word" in told
-    assert "on one of its own it learns of it with the next message" in told
+    assert "One on a machine of its own learns of it with the next message" in told
 
 
 def test_the_list_says_who_has_a_kit_and_that_nobody_serves(lethe) -> None:
