@@ -20,7 +20,7 @@ from server.workspace import Workspace
 from shared.notice import FOLDER
 from shared.revocation import list_path
 
-NEXT_TRAINING = "when the next run trains"
+NEXT_TRAINING = "once withdrawn, with the next training"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _known(registry: Registry, patient: str) -> Known:
 
 def _device(workspace: Workspace, slot: int) -> Iterator[Holding]:
     folder = workspace.devices / str(slot)
-    forgets, name = "when it is withdrawn, and the device has forgotten it", folder.relative_to(workspace.home)
+    forgets, name = "once withdrawn and forgotten", folder.relative_to(workspace.home)
     if recordings := tuple(sorted(path.stem for path in (folder / "recordings").glob("*.npz"))):
         yield Holding(f"{name}/recordings", "waveforms and labels", recordings, forgets)
     state = _json(folder / "state.json")
@@ -101,7 +101,7 @@ def _device(workspace: Workspace, slot: int) -> Iterator[Holding]:
 
 def _word(workspace: Workspace, slot: int) -> Iterator[Holding]:
     for path in (workspace.home / FOLDER / str(slot), list_path(workspace.home, slot)):
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             where = str(path.relative_to(workspace.home))
             yield Holding(where, "ids of withdrawn records, for the device to stop at", (), "kept, so that it does")
     feed = workspace.feed(slot)
@@ -118,7 +118,7 @@ def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[
         if model.kind == "general" and folder.exists() and (records := known.at(published)):
             worn = sum(device.general == model.digest for device in registry.devices())
             what = f"a general model, {learnt}; some of its public segments may be theirs; on {counted(worn, 'device')}"
-            yield Holding(f"models/{model.digest[:12]}…", what, records, f"when withdrawn, {NEXT_TRAINING}")
+            yield Holding(f"models/{model.digest[:12]}…", what, records, NEXT_TRAINING)
     kept = [(path, "signals of corpus and controls") for path in sorted(workspace.cache.glob("*.samples"))]
     if known.who.role == "corpus":
         kept += [
@@ -127,7 +127,7 @@ def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[
     for path, what in kept:
         if records := known.at(_changed(path)):
             where = str(path.relative_to(workspace.home))
-            yield Holding(where, what, records, f"when withdrawn, {NEXT_TRAINING}")
+            yield Holding(where, what, records, NEXT_TRAINING)
 
 
 def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
@@ -136,7 +136,7 @@ def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iter
     for job in registry.jobs():
         if job.patient != known.who.id:
             continue
-        due = "until the device has forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
+        due = "once the device has forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
         yield Holding("registry", f"job {job.id}, {job.state}", job.records, due)
         certificate = path_of(workspace, registry, job)
         if certificate.exists():
@@ -151,12 +151,12 @@ def _reports(workspace: Workspace, known: Known) -> Iterator[Holding]:
             shown = str(drawn["record"]) if "record" in drawn else ""
         if shown in known.held:
             where = str(path.parent.relative_to(workspace.home))
-            yield Holding(where, "one second of ECG, drawn on the page", (shown,), "when withdrawn, with the next run")
+            yield Holding(where, "one second of ECG, drawn on the page", (shown,), "once withdrawn, with the next run")
     for path in sorted(workspace.reports.glob("*/result.json")):
         if json.dumps(known.who.pseudonym) in path.read_text(errors="replace"):
             where = str(path.parent.relative_to(workspace.home))
             yield Holding(
-                where, f"figures under the pseudonym {known.who.pseudonym}", (), "when all is certified as forgotten"
+                where, f"figures under the pseudonym {known.who.pseudonym}", (), "once all is certified as forgotten"
             )
 
 
