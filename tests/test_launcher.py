@@ -80,11 +80,22 @@ def test_a_launcher_that_ends_has_swept_before(then: str, tmp_path: Path) -> Non
     assert not note.exists()
 
 
+def watchdog_of(launcher: psutil.Process, scratch: Path) -> psutil.Process:
+    """Return the process that watches a launcher; one that has just begun has no command line for a moment."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for one in launcher.children():
+            with suppress(psutil.Error):
+                if str(scratch) in one.cmdline():
+                    return one
+        time.sleep(0.01)
+    raise AssertionError("nobody watches the launcher")
+
+
 def test_a_launcher_sweeps_itself_when_its_watchdog_was_killed(tmp_path: Path) -> None:
     token = os.urandom(8).hex()
     with watched(token, tmp_path / "scratch") as scratch:
-        (watchdog,) = [one for one in psutil.Process().children() if str(scratch) in one.cmdline()]
-        watchdog.kill()
+        watchdog_of(psutil.Process(), scratch).kill()
         child = subprocess.Popen([sys.executable, "-c", STUBBORN], env={**os.environ, RUN_MARK: token})
     assert child.wait(timeout=1) == -signal.SIGKILL or child.returncode == -signal.SIGTERM
     assert not scratch.exists()
@@ -93,8 +104,7 @@ def test_a_launcher_sweeps_itself_when_its_watchdog_was_killed(tmp_path: Path) -
 def test_what_a_launcher_and_its_watchdog_left_when_both_were_killed_goes_before_the_next_run(tmp_path: Path) -> None:
     token, note = os.urandom(8).hex(), tmp_path / "scratch"
     process, scratch = fake_launcher(token, "time.sleep(300)", note)
-    (watchdog,) = (one for one in psutil.Process(process.pid).children() if str(scratch) in one.cmdline())
-    watchdog.kill()
+    watchdog_of(psutil.Process(process.pid), scratch).kill()
     process.kill()
     process.wait()
     stop(RUN_MARK, token)
