@@ -113,7 +113,7 @@ def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> se
     """
     unknown = [record for record in dict.fromkeys(named) if record not in held]
     if unknown or not named:
-        seen = f"no record {', '.join(unknown)}" if unknown else "no record was named"
+        seen = f"no record {', '.join(one or repr(one) for one in unknown)}" if unknown else "no record was named"
         raise UsageError(f"patient {patient}: {seen}; the records are {', '.join(held)}")
     return set(named)
 

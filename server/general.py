@@ -1,7 +1,7 @@
 """Trains the general model on the corpus, evaluates it and publishes it with its lineage.
 
 Which records may be used is the registry's word; what is published is a `shared.package.Package` in
-`models/<sha256>/`, with `lineage.json` and `curves.json` beside it. A model whose lineage is there already is
+`models/<sha256>/`, with `lineage.json`, `curves.json` and `records.json` beside it. A model whose lineage is there already is
 not trained again.
 """
 
@@ -19,7 +19,6 @@ import torch
 
 from server.corpus import Corpus, open_corpus, segments_of
 from server.crops import Rows
-from server.inventory import utc_now
 from server.learning import Tell, fit_general
 from server.registry import Registry
 from server.rows import Role
@@ -130,11 +129,11 @@ def train_general(
         "curves": curves,
         "metrics": evaluate(model, corpus.signals, corpus.validation),
         "majority": majority(corpus.signals.labels[corpus.validation]),
-        "published_at": utc_now(),
     }
     lineage |= {"package": package.fingerprint}
     stop_if_asked()
-    publish(workspace.models / package.digest, package, lineage, record)
+    made_of = [one.id for one in corpus.signals.records]
+    publish(workspace.models / package.digest, package, lineage, record, records=made_of)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
     return Trained(package.digest, False, record, lineage["data"], withdrawn, corpus.signals.left_out)
 

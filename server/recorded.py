@@ -4,6 +4,7 @@ The registry keeps no dates; the data folder's tables do.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 
@@ -17,10 +18,10 @@ def day(text: str, *, option: str) -> date:
     Raises:
         UsageError: it is none.
     """
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} is {text!r}, expected a day such as 1990-12-31") from None
+    with suppress(ValueError):
+        if str(found := date.fromisoformat(text)) == text:  # neither 19901231 nor 1990-W52-1: likelier a slip
+            return found
+    raise UsageError(f"{option} is {text!r}, expected a day such as 1990-12-31")
 
 
 def days_of(data: Path, patient: str, held: Sequence[str]) -> dict[str, date]:

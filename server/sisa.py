@@ -95,8 +95,8 @@ class _Slice:
     path: Path
 
     @property
-    def curves(self) -> Path:
-        """Return where its curves are kept; they are written first."""
+    def about(self) -> Path:
+        """Return where its curves are kept and what it learnt from; written first."""
         return self.path.with_suffix(".json")
 
 
@@ -129,7 +129,8 @@ def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, fold
         part = replace(corpus, training=one.rows)
         told = partial(_told, tell, done, len(missing))
         model, curves = fit_general(part, _of_slice(settings, sharding, one), start=start, tell=told)
-        write_atomically(one.curves, json.dumps(curves).encode())
+        learnt = [corpus.signals.records[row].id for row in one.rows]
+        write_atomically(one.about, json.dumps({"records": learnt, "curves": curves}).encode())
         write_atomically(one.path, to_bytes(model))
     last = {one.shard: one.path for one in plan}
     return Sharded(
@@ -142,7 +143,7 @@ def train_sharded(corpus: Corpus, settings: General, sharding: Sharding, *, fold
 def _keep_only(plan: Sequence[_Slice], folder: Path) -> None:
     """Remove what was made of other records or in another way."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {path for one in plan for path in (one.path, one.curves)}
+    wanted = {path for one in plan for path in (one.path, one.about)}
     for path in set(folder.iterdir()) - wanted:
         path.unlink()
     flush_folder(folder)
@@ -163,10 +164,10 @@ def _curves(plan: Sequence[_Slice], shard: int) -> Curves:
     for one in plan:
         if one.shard == shard:
             try:
-                rows += json.loads(one.curves.read_text())
-            except (OSError, ValueError) as error:
+                rows += json.loads(one.about.read_text())["curves"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise DataError(
-                    f"{one.curves} cannot be read ({error}); remove its folder, and all is trained again"
+                    f"{one.about} cannot be read ({error}); remove its folder, and all is trained again"
                 ) from None
     return [{**row, "epoch": number} for number, row in enumerate(rows, start=1)]
 

@@ -6,6 +6,7 @@ What was made of records that may no longer be used does not linger. Training is
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from shared.package import MODEL, Package
 from shared.ptbxl import Signals
 from shared.settings import Settings
 from shared.version import code_version
+
+RECORDS = "records.json"  # ids of those that a model learnt from, was validated on, or brings along
 
 
 def lineage_of(signals: Signals, settings: Settings) -> dict[str, Any]:
@@ -70,8 +73,10 @@ def is_whole(folder: Path) -> bool:
     return False
 
 
-def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any]) -> None:
-    """Write the package, lineage and curves first, so that a folder with weights is complete.
+def publish(
+    folder: Path, package: Package, lineage: dict[str, Any], record: dict[str, Any], *, records: Sequence[str]
+) -> None:
+    """Write the package, after lineage, curves and the ids of the records, so that a folder with weights is complete.
 
     The same weights may be there with other public segments: until the new ones are there, they are not.
     """
@@ -80,4 +85,5 @@ def publish(folder: Path, package: Package, lineage: dict[str, Any], record: dic
     flush_folder(folder)
     write_atomically(folder / "lineage.json", json.dumps(lineage, indent=2).encode())
     write_atomically(folder / "curves.json", json.dumps(record, indent=2).encode())
+    write_atomically(folder / RECORDS, json.dumps(sorted(records)).encode())
     package.save(folder)

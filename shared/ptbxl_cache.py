@@ -7,7 +7,7 @@ asked for do not linger. Which records those are, and their labels, is `shared/p
 A source may come with the sha256 that its files must have. One with other files is refused before its signal is
 read, so that nobody's waveform enters under another record's name. A recording is there once: see `copies`.
 
-Layout of `<digest>.samples`: int16 (N, 12, 5000), then JSON (scales, unit, what was left out), then the JSON's
+Layout of `<digest>.samples`: int16 (N, 12, 5000), then JSON (names, scales, unit, what was left out), then the JSON's
 length in eight bytes. The JSON stands last because it is known last, and a file without it is no cache.
 """
 
@@ -30,7 +30,7 @@ from shared.files import flush_folder, write_atomically
 from shared.settings import LEADS, RECORD_SAMPLES
 from shared.waveforms import BadRecord, Waveform, files_digest, read_waveform, signal_files
 
-VERSION = 4  # of the layout and of how signals are read; part of every digest
+VERSION = 5  # of the layout and of how signals are read; part of every digest
 RECORD_BYTES = len(LEADS) * RECORD_SAMPLES * 2
 
 
@@ -191,6 +191,7 @@ def _build(sources: Sequence[Source], files: Sequence[str], path: Path, *, progr
             progress(row + 1)
         _check(sources, refused, units)
         about = {
+            "names": [sources[row].name for row in rows],
             "scales": scales,
             "rows": rows,
             "refused": [asdict(one) for one in refused],
@@ -254,16 +255,9 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def _open(path: Path, files: Sequence[str]) -> Cache | None:
     """Map a cache into memory; None when it is missing or damaged."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 8, 0))
-            length = int.from_bytes(file.read(8), "little")
-            if length > size - 8:
-                return None
-            file.seek(size - 8 - length)
-            about = json.loads(file.read(length))
+        about, before = _about(path)
         scales = np.asarray(about["scales"], dtype=np.float32)
-        if size != len(scales) * RECORD_BYTES + length + 8:
+        if before != len(scales) * RECORD_BYTES:
             return None
         shape = (len(scales), len(LEADS), RECORD_SAMPLES)
         samples = np.memmap(path, dtype="<i2", mode="r", shape=shape)
@@ -272,3 +266,30 @@ def _open(path: Path, files: Sequence[str]) -> Cache | None:
         return Cache(samples, scales, rows, refused, about["unit"], tuple(files[row] for row in rows))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+
+
+def names_in(path: Path) -> tuple[str, ...] | None:
+    """Return the names of the sources whose signals a cache's file holds; None where it cannot be read."""
+    try:
+        return tuple(map(str, _about(path)[0]["names"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _about(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the JSON at the end of a cache's file, and how many bytes stand before it.
+
+    Raises:
+        OSError, ValueError, TypeError: it is no cache.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 8, 0))
+        before = size - 8 - int.from_bytes(file.read(8), "little")
+        if before < 0:
+            raise ValueError(f"{path} is cut off")
+        file.seek(before)
+        about = json.loads(file.read(size - 8 - before))
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} does not end as a cache does")
+    return about, before

@@ -36,7 +36,7 @@ from shared.model import ResNet34, build, model_digest, probabilities
 from shared.model import load as load_model
 from shared.package import load_general
 from shared.ptbxl import index, read_signal
-from shared.settings import General, Streaming
+from shared.settings import General, Streaming, Task
 from shared.signals import segments
 from shared.training import one_thread
 from simulations.int8 import compare
@@ -132,9 +132,9 @@ def int8(
     printed(width=net.width, **found)
 
 
-def network(width: int) -> ResNet34:
+def network(width: int, task: Task = "single") -> ResNet34:
     """Return a network with drawn weights, and statistics as of other data than it was drawn for."""
-    made = build(replace(General(), width=width), lead_sd=torch.linspace(0.1, 0.6, 12))
+    made = build(replace(General(), width=width, task=task), lead_sd=torch.linspace(0.1, 0.6, 12))
     generator = torch.Generator().manual_seed(7)
     for name, tensor in made.state_dict().items():
         if name.endswith("running_mean"):

@@ -5,9 +5,9 @@ tell. What was copied out of the workspace (backups, certificates handed out, pr
 """
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 from server.certificate import path_of
 from server.registry import Registry
 from server.rows import UNFORGOTTEN, Patient, counted
+from server.versions import RECORDS
 from server.workspace import Workspace
 from shared.notice import FOLDER
+from shared.ptbxl_cache import names_in
 from shared.revocation import list_path
 
 NEXT_TRAINING = "once withdrawn, with the next training"
@@ -42,19 +44,17 @@ class Holding:
 
 @dataclass(frozen=True)
 class Known:
-    """What the registry knows of the patient.
-
-    Attributes:
-        who: the patient.
-        held: every record's id, with the moment it was withdrawn, "" where it was not.
-    """
+    """The patient and the ids of all records, withdrawn or not."""
 
     who: Patient
-    held: dict[str, str]
+    held: tuple[str, ...]
 
-    def at(self, moment: str) -> tuple[str, ...]:
-        """Return the records that could be used at a moment."""
-        return tuple(record for record, gone in self.held.items() if not gone or gone > moment)
+    def among(self, records: Iterable[str] | None) -> tuple[str, ...]:
+        """Return which of the patient's records are among these; all, where nobody can tell which these are."""
+        if records is None:
+            return self.held
+        there = set(records)
+        return tuple(record for record in self.held if record in there)
 
 
 def trace(workspace: Workspace, registry: Registry, patient: str) -> list[Holding]:
@@ -71,13 +71,8 @@ def trace(workspace: Workspace, registry: Registry, patient: str) -> list[Holdin
 
 
 def _known(registry: Registry, patient: str) -> Known:
-    who, held = registry.patient(patient), {}
-    for row in registry.records(patient, consented_only=False):
-        held[row.id] = who.enrolled_at if row.withdrawn else ""  # of a forgotten patient no moment is known
-    for event in registry.events(patient):
-        if event.kind == "withdrawn":
-            held |= dict.fromkeys(event.records, event.at)
-    return Known(who, held)
+    rows = registry.records(patient, consented_only=False)
+    return Known(registry.patient(patient), tuple(row.id for row in rows))
 
 
 def _device(workspace: Workspace, slot: int) -> Iterator[Holding]:
@@ -111,28 +106,26 @@ def _word(workspace: Workspace, slot: int) -> Iterator[Holding]:
 
 
 def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
-    learnt = "learnt from them" if known.who.role == "corpus" else "not learnt from them"
-    for model in registry.models():
-        folder = workspace.models / model.digest
-        published = str(_json(folder / "curves.json").get("published_at", model.created_at))
-        if model.kind == "general" and folder.exists() and (records := known.at(published)):
-            worn = sum(device.general == model.digest for device in registry.devices())
-            what = f"a general model, {learnt}; some of its public segments may be theirs; on {counted(worn, 'device')}"
-            yield Holding(f"models/{model.digest[:12]}…", what, records, NEXT_TRAINING)
-    kept = [(path, "signals of corpus and controls") for path in sorted(workspace.cache.glob("*.samples"))]
-    if known.who.role == "corpus":
-        kept += [
-            (path, "a network on its way, learnt from some") for path in sorted(workspace.slices.glob("*.safetensors"))
-        ]
-    for path, what in kept:
-        if records := known.at(_changed(path)):
-            where = str(path.relative_to(workspace.home))
-            yield Holding(where, what, records, NEXT_TRAINING)
+    """Tell what has a corpus or control patient's records in it, by what each file says that it was made of.
+
+    A file that does not say, because it is damaged or was not written to the end, counts as made of all.
+    """
+    worn = Counter(device.general for device in registry.devices())
+    for folder in sorted(workspace.models.iterdir()):
+        if records := known.among(_names(folder / RECORDS)):
+            what = f"a general model, made of them or sent along with them; on {counted(worn[folder.name], 'device')}"
+            yield Holding(f"models/{folder.name[:12]}…", what, records, NEXT_TRAINING)
+    for path in sorted([*workspace.cache.glob("*.samples"), *workspace.cache.glob("*.part")]):
+        if records := known.among(names_in(path)):
+            yield Holding(f"cache/{path.name}", "their signals", records, NEXT_TRAINING)
+    for path in sorted(set(workspace.slices.glob("*")) - set(workspace.slices.glob("*.json"))):
+        if records := known.among(_names(path.with_suffix(".json"))):
+            yield Holding(f"slices/{path.name}", "a network on its way, learnt from them", records, NEXT_TRAINING)
 
 
 def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
     ids = "id, pseudonym, record ids and sha256; no waveform"
-    yield Holding("registry", ids, tuple(known.held), "kept, so that nobody enrols what was withdrawn")
+    yield Holding("registry", ids, known.held, "kept, so that nobody enrols what was withdrawn")
     for job in registry.jobs():
         if job.patient != known.who.id:
             continue
@@ -142,7 +135,7 @@ def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iter
         if certificate.exists():
             where = str(certificate.relative_to(workspace.home))
             yield Holding(where, "a certificate, which names nobody", (), "kept: whoever has it proves by it")
-    yield Holding(str(workspace.data), "the data that the patient was enrolled from", tuple(known.held), "not by Lethe")
+    yield Holding(str(workspace.data), "the data that the patient was enrolled from", known.held, "not by Lethe")
 
 
 def _reports(workspace: Workspace, known: Known) -> Iterator[Holding]:
@@ -168,6 +161,10 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _changed(path: Path) -> str:
-    """Return when a file was written, as the registry writes moments; a cache is written anew, never changed."""
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
+def _names(path: Path) -> list[str] | None:
+    """Return the records that a file names: a list, or one under "records"; None where it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+        return list(map(str, found["records"] if isinstance(found, dict) else found))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

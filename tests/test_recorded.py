@@ -51,9 +51,12 @@ def test_days_that_hold_everything_withdraw_the_patient(fleet, patient):
     ("options", "says"),
     [
         (["--from", "1.2.1990"], "--from is '1.2.1990', expected a day such as 1990-12-31"),
+        (["--from", "19840101"], "--from is '19840101', expected a day"),
+        (["--until", "1984-W02-1"], "--until is '1984-W02-1', expected a day"),
         (["--until", ""], "--until is '', expected a day"),
         (["--from", "2001-01-02", "--until", "2001-01-01"], "is after --until"),
         (["--from", "2199-01-01"], "no record is of these days; the patient's are"),
+        (["--record", ""], "no record ''; the records are"),
         (["--from", "1990-01-01", "--record", "1"], "expected one or the other"),
     ],
 )

@@ -7,8 +7,10 @@ import pytest
 from fleet import TINY
 from typer.testing import CliRunner
 
+from server.corpus import open_corpus
 from server.forgotten import unname
 from server.general import train_general
+from server.sisa import Sharding
 from shared.errors import UsageError
 from simulations.cli import app
 from simulations.trace import trace
@@ -80,23 +82,61 @@ def test_one_record_that_goes_leaves_the_others_where_they_are(fleet, traced):
     assert all(gone not in records for records in device.values())
 
 
+SLICED = TINY.with_values({"general.slices": 2, "general.epochs": 2, "general.max_segments": 300})
+
+
+def train(fleet):
+    train_general(fleet.workspace, fleet.registry, SLICED, tell=lambda *_: None)
+
+
 @pytest.mark.parametrize("role", ["corpus", "control"])
-def test_a_public_patient_s_data_go_with_the_next_training(fleet, traced, role):
-    settings = TINY.with_values({"general.slices": 2, "general.epochs": 2, "general.max_segments": 300})
-    train_general(fleet.workspace, fleet.registry, settings, tell=lambda *_: None)
+def test_a_public_patient_s_data_go_with_the_next_training_and_not_before(fleet, traced, role):
+    train(fleet)
     who = fleet.registry.patients(role)[0]
-    own = records_of(fleet, who.id)
     places = traced(who.id)
     assert len(where(places, "models/")) == 2  # the first run's, and this one
     assert where(places, "cache/")
-    assert bool(where(places, "slices/")) == (role == "corpus")
-    assert all(set(records) == set(own) for records in where(places, "models/").values())
+    public = {place: records for part in ("models/", "cache/") for place, records in where(places, part).items()}
+    assert all(set(records) == set(records_of(fleet, who.id)) for records in public.values())
     fleet.registry.withdraw(who.id)
-    assert where(traced(who.id), "models/").keys() == where(places, "models/").keys()
-    train_general(fleet.workspace, fleet.registry, settings, tell=lambda *_: None)
+    for path in [
+        *fleet.workspace.cache.iterdir(),
+        *fleet.workspace.models.rglob("*"),
+        *fleet.workspace.slices.iterdir(),
+    ]:
+        path.touch()  # as a copy of the workspace does
+    assert traced(who.id).items() >= public.items()
+    train(fleet)
     after = traced(who.id)
-    assert not where(after, "models/")
-    assert not where(after, "cache/")
+    assert not {place for part in ("models/", "cache/", "slices/") for place in where(after, part)}
+
+
+def test_a_slice_is_named_to_those_alone_whom_it_has_learnt(fleet, traced):
+    train(fleet)
+    corpus = open_corpus(fleet.workspace, fleet.registry, SLICED)
+    place = Sharding(1, 2, SLICED.general.seed).place
+    training = {corpus.signals.records[row].patient for row in corpus.training}
+    validating = {corpus.signals.records[row].patient for row in corpus.validation}
+    slices = {who: {name[:10] for name in where(traced(who), "slices/")} for who in training | validating}
+    assert {place(who)[1] for who in training} == {0, 1}
+    for who in training:
+        assert slices[who] == ({"slices/0-0", "slices/0-1"} if place(who)[1] == 0 else {"slices/0-1"})
+    assert all(not slices[who] for who in validating)
+
+
+def test_what_does_not_say_whom_it_holds_counts_as_holding_everybody(fleet, traced):
+    train(fleet)
+    who = fleet.registry.patients("corpus")[0]
+    for path in (*fleet.workspace.models.rglob("records.json"), *fleet.workspace.slices.glob("*.json")):
+        path.write_text("{")
+    (cache,) = fleet.workspace.cache.glob("*.samples")
+    cache.write_bytes(cache.read_bytes()[:-1])
+    (fleet.workspace.cache / "killed.part").write_bytes(b"12")
+    own, places = set(records_of(fleet, who.id)), traced(who.id)
+    assert [len(where(places, part)) for part in ("models/", "slices/", "cache/")] == [2, 2, 2]
+    assert all(
+        set(records) == own for part in ("models/", "slices/", "cache/") for records in where(places, part).values()
+    )
 
 
 def test_the_command_prints_the_places_and_what_it_cannot_see(fleet):
