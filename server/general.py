@@ -1,8 +1,8 @@
 """Trains the general model on the corpus, evaluates it and publishes it with its lineage.
 
 Which records may be used is the registry's word; what is published is a `shared.package.Package` in
-`models/<sha256>/`, with `lineage.json`, `curves.json` and `records.json` beside it. A model whose lineage is there already is
-not trained again.
+`models/<sha256>/`, with `lineage.json`, `curves.json` and `records.json` beside it. A model whose lineage is there
+already is not trained again.
 """
 
 import json
