@@ -72,6 +72,7 @@ class Feed:
 
     def _one(self, entry: dict[str, Any]) -> Recording:
         """Read one record and check that it is the one that was enrolled."""
+        folder = Path(entry.get("data", self.folder))  # what came later may lie elsewhere
         record = Record(
             id=str(entry["id"]),
             patient="",
@@ -81,8 +82,8 @@ class Feed:
             recorded_at=str(entry["recorded_at"]),
             hz=int(entry["hz"]),
         )
-        if record_digest(self.folder, record) != entry["sha256"]:
+        if record_digest(folder, record) != entry["sha256"]:
             raise DataError(f"record {record.id} has changed since it was enrolled; restore the file or enrol it anew")
-        signal, _ = read_signal(self.folder, record)
+        signal, _ = read_signal(folder, record)
         labels = np.array([name in record.superclasses for name in SUPERCLASSES], dtype=np.float32)
         return Recording(record.id, record.recorded_at, segments(signal), labels)

@@ -106,35 +106,36 @@ def refresh(run: Run) -> Trained:
     is to give account of. Who withdrew while models were made is forgotten at once, before anything is measured.
     """
     while True:
-        withdrawn = run.registry.withdrawn(PUBLIC_ROLES)
-        trained = _train(run, withdrawn)
+        withdrawals = run.registry.withdrawals(PUBLIC_ROLES)
+        trained = _train(run, withdrawals)
         unlearn(run, only_new=True)
         if trained is None or is_stale(run.workspace, run.registry, run.settings):  # while others were unlearnt
             continue
-        passed_over = personalise(run, trained, withdrawn)
+        passed_over = personalise(run, trained, withdrawals)
         unlearn(run, only_new=True)
         if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
             return trained
 
 
-def _train(run: Run, withdrawn: int) -> Trained | None:
+def _train(run: Run, withdrawals: int) -> Trained | None:
     """Train the general model, or return None where somebody's records in it were withdrawn meanwhile.
 
     Args:
         run: whose settings and registry.
-        withdrawn: public records that were withdrawn before the choice of records.
+        withdrawals: how often public records had been withdrawn before the choice of records.
     """
     with run.progress.phase("general") as tell:
-        return train_while_consented(run.workspace, run.registry, run.settings, tell=tell, withdrawn=withdrawn)
+        return train_while_consented(run.workspace, run.registry, run.settings, tell=tell, withdrawals=withdrawals)
 
 
-def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
+def personalise(run: Run, trained: Trained, withdrawals: int) -> bool:
     """Have every device make its personal model of what its patient consents to; of nothing, it makes none.
 
     Args:
         run: whose devices and registry.
         trained: the general model, whose package is sent.
-        withdrawn: public records that were withdrawn before it was made; after one more, it is not sent any further.
+        withdrawals: how often public records had been withdrawn before it was made; after once more, it is not sent any
+            further.
 
     Returns:
         Whether a device was passed over, or stopped, because it is to forget first or the general model is to be made
@@ -145,7 +146,7 @@ def personalise(run: Run, trained: Trained, withdrawn: int) -> bool:
     passed_over = set()
 
     def consented(slot: int) -> list[str] | None:
-        if awaits(run, owners[slot]) or run.registry.withdrawn(PUBLIC_ROLES) > withdrawn:
+        if awaits(run, owners[slot]) or run.registry.withdrawals(PUBLIC_ROLES) > withdrawals:
             passed_over.add(slot)
             return None
         return [row.id for row in run.registry.records(owners[slot])]

@@ -54,7 +54,7 @@ def model_state(patient: Patient, device: DeviceRow | None, jobs: Sequence[Job])
         return "none yet"
     if not device.accepted:
         return "general (rolled back)"
-    return "personal, unlearned" if jobs else "personal"
+    return "personal, unlearned" if patient.withdrawn else "personal"
 
 
 def patient_table(patients: Sequence[Patient], models: Mapping[str, str], *, role: Role) -> RenderableType:
@@ -193,6 +193,23 @@ def withdrawal(
         ]
     for job in jobs:
         facts.append(("job", Text.assemble(f"{job.id}, slot {job.slot}, ", _styled(job.state))))
+    return _spaced(Text(head, style="bold"), _facts(facts), Text(next_step))
+
+
+def given(
+    patient: Patient, records: Sequence[str], *, events: Sequence[ConsentEvent], next_step: str
+) -> RenderableType:
+    """Draw that consent was given for records; without any, nothing was changed."""
+    facts: list[tuple[str, str | Text]] = [("patient", f"{patient.id}, pseudonym {patient.pseudonym}, {patient.role}")]
+    if not records:
+        return _spaced(Text("Consent stands already; nothing changed.", style="bold"), _facts(facts))
+    last = events[-1]
+    facts += [
+        ("consent event", f"{last.seq}, {_when(last.at, seconds=True)}, source {last.source}"),
+        ("records", ", ".join(records)),
+        ("consent", _styled(patient.status)),
+    ]
+    head = f"Patient {patient.id} has given consent for {counted(len(records), 'record')}."
     return _spaced(Text(head, style="bold"), _facts(facts), Text(next_step))
 
 

@@ -4,7 +4,7 @@ The rules live here; which transaction, whose clock and what is read back is `se
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from server import history
 from server.history import Names
-from server.rows import ROLES, Enrolment, Job, Patient, Scope
-from server.schema import jobs, patients, records, salts, withdrawals
+from server.people import same_record, standing
+from server.rows import DUE, ROLES, Enrolment, Job, Patient, Scope
+from server.schema import jobs, patients, records, renewals, salts, withdrawals
 from shared.errors import ConsentError, UsageError
 
 
@@ -33,7 +34,8 @@ def give(connection: Connection, enrolments: Sequence[Enrolment], *, at: str) ->
             raise ConsentError(f"patient {one.patient} is enrolled already; a role is given once and for good")
         slot = _slot(one, slots)
         pseudonym = _fresh("p", pseudonyms)
-        people.append({"id": one.patient, "pseudonym": pseudonym, "role": one.role, "slot": slot, "enrolled_at": at})
+        row = {"id": one.patient, "pseudonym": pseudonym, "role": one.role, "slot": slot}
+        people.append(row | {"enrolled_at": at, "consents": 1})
         held += [{"patient": one.patient, "id": r, "sha256": digest} for r, digest in one.records.items()]
         salt = secrets.token_bytes(history.SALT_BYTES)
         salted.append({"patient": one.patient, "salt": salt})
@@ -84,25 +86,112 @@ def take_back(
     Raises:
         UsageError: a record that the patient does not have, or none named.
     """
-    rows = connection.execute(
-        sa.select(records.c.id, withdrawals.c.record.label("gone"))
-        .outerjoin(withdrawals, same_record())
-        .where(records.c.patient == patient.id)
-        .order_by(sa.func.length(records.c.id), records.c.id)
-    ).all()
-    held = [row.id for row in rows]
+    stands = _stands(connection, patient.id)
+    held, left = list(stands), [record for record, turn in stands.items() if turn is None]
     wanted = set(held) if named is None else named_records(patient.id, named, held)
-    left = [row.id for row in rows if row.gone is None]
     now = [record for record in left if record in wanted]
-    if now:
-        scope: Scope = "patient" if now == left else "records"
-        names = history.names_of(connection, patient.id)[patient.id]
-        history.enter_consent(connection, names, "withdrawn", scope, now, source=source, at=at)
-        connection.execute(sa.insert(withdrawals), [{"patient": patient.id, "record": record} for record in now])
-        if patient.slot is not None:
-            _request(connection, patient, scope, held if scope == "patient" else now, at=at)
-    every = connection.execute(sa.select(jobs).where(jobs.c.patient == patient.id).order_by(jobs.c.seq))
-    return [job.id for job in every if wanted & set(job.records)]
+    earlier = _jobs_about(connection, patient.id, {r: turn for r, turn in stands.items() if turn and r in wanted})
+    if not now:
+        return earlier
+    scope: Scope = "patient" if now == left else "records"
+    names = history.names_of(connection, patient.id)[patient.id]
+    history.enter_consent(connection, names, "withdrawn", scope, now, source=source, at=at)
+    gone = [{"patient": patient.id, "record": record, "turn": patient.consents} for record in now]
+    connection.execute(sa.insert(withdrawals), gone)
+    if patient.slot is None:
+        return earlier
+    return [*earlier, _request(connection, patient, scope, held if scope == "patient" else now, at=at)]
+
+
+def give_again(
+    connection: Connection, patient: Patient, *, named: Sequence[str] | None, source: str, at: str
+) -> list[str]:
+    """Give consent again for the named records that are withdrawn, or for all of them.
+
+    Returns:
+        The records that may be used from now on and could not be used before.
+
+    Raises:
+        ConsentError: a device has yet to forget one of them.
+        UsageError: a record that the patient does not have, or none named.
+    """
+    stands = _stands(connection, patient.id)
+    wanted = set(stands) if named is None else named_records(patient.id, named, list(stands))
+    again = [record for record, turn in stands.items() if turn is not None and record in wanted]
+    if again:
+        refuse_unforgotten(connection, patient.id, again)
+        ended = [{"patient": patient.id, "record": record, "turn": stands[record]} for record in again]
+        connection.execute(sa.insert(renewals), ended)
+        _enter_given(connection, patient, again, source=source, at=at)
+    return again
+
+
+def give_more(connection: Connection, patient: Patient, new: Mapping[str, str], *, source: str, at: str) -> None:
+    """Take in new records of an enrolled patient, with consent for them.
+
+    Args:
+        connection: of a write transaction.
+        patient: who is enrolled.
+        new: sha256 of every new record by its id.
+        source: who says so.
+        at: when.
+
+    Raises:
+        ConsentError: the patient's device has yet to forget everything.
+        UsageError: a record is enrolled already, or there is none.
+    """
+    held = _stands(connection, patient.id)
+    if not new or not held.keys().isdisjoint(new):
+        seen = ", ".join(sorted(held.keys() & new)) or "no record"
+        raise UsageError(f"patient {patient.id}: {seen} where records were expected that are not enrolled yet")
+    refuse_unforgotten(connection, patient.id, None)
+    connection.execute(sa.insert(records), [{"patient": patient.id, "id": r, "sha256": d} for r, d in new.items()])
+    _enter_given(connection, patient, list(new), source=source, at=at)
+
+
+def refuse_unforgotten(connection: Connection, patient: str, wanted: Collection[str] | None) -> None:
+    """Refuse consent while a job is due that will erase what it is for: named records, or None for all there will be.
+
+    Raises:
+        ConsentError: there is such a job.
+    """
+    due = connection.execute(sa.select(jobs).where(jobs.c.patient == patient, jobs.c.state.in_(DUE))).all()
+    for job in due:
+        if job.scope == "patient" or (wanted is not None and set(job.records) & set(wanted)):
+            raise ConsentError(
+                f"patient {patient} has withdrawn, and job {job.id} about it is {job.state}: what was taken back is "
+                "forgotten before it is given again; `lethe run` carries the job out"
+            )
+
+
+def _enter_given(connection: Connection, patient: Patient, given: Sequence[str], *, source: str, at: str) -> None:
+    """Enter that consent was given again; who was forgotten gets a name in the ledger that nothing ties to the old."""
+    fresh = {"salt": secrets.token_bytes(history.SALT_BYTES)}
+    forgotten = (salts.c.patient == patient.id) & (salts.c.salt == history.DESTROYED)
+    connection.execute(sa.update(salts).where(forgotten).values(fresh))
+    connection.execute(sa.update(patients).where(patients.c.id == patient.id).values(consents=patient.consents + 1))
+    names = history.names_of(connection, patient.id)[patient.id]
+    history.enter_consent(connection, names, "given", "records", given, source=source, at=at)
+
+
+def _stands(connection: Connection, patient: str) -> dict[str, int | None]:
+    """Return a patient's records in their order, each with the turn of the withdrawal that holds, if one does."""
+    query = sa.select(records.c.id, standing.c.turn).outerjoin(standing, same_record())
+    rows = connection.execute(
+        query.where(records.c.patient == patient).order_by(sa.func.length(records.c.id), records.c.id)
+    )
+    return {row.id: row.turn for row in rows}
+
+
+def _jobs_about(connection: Connection, patient: str, gone: Mapping[str, int]) -> list[str]:
+    """Return the ids of the jobs by which records were, or are, forgotten, since they were withdrawn for this turn."""
+    every = connection.execute(sa.select(jobs).where(jobs.c.patient == patient).order_by(jobs.c.seq))
+    return [job.id for job in every if any(gone.get(record, job.turn + 1) <= job.turn for record in job.records)]
+
+
+def has_given(connection: Connection, patient: str) -> bool:
+    """Return whether a patient consents to the use of any record."""
+    return None in _stands(connection, patient).values()
 
 
 def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> set[str]:
@@ -118,16 +207,12 @@ def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> se
     return set(named)
 
 
-def same_record() -> sa.ColumnElement[bool]:
-    """Join a record with its withdrawal."""
-    return (withdrawals.c.patient == records.c.patient) & (withdrawals.c.record == records.c.id)
-
-
-def _request(connection: Connection, patient: Patient, scope: Scope, forget: Sequence[str], *, at: str) -> None:
-    """Put a job in the queue of the patient's device."""
+def _request(connection: Connection, patient: Patient, scope: Scope, forget: Sequence[str], *, at: str) -> str:
+    """Put a job in the queue of the patient's device; return its id."""
     assert patient.slot is not None
     name = _fresh("j", set(connection.scalars(sa.select(jobs.c.id))))
     job = Job(name, patient.id, patient.slot, scope, tuple(forget), "REQUESTED", None, at, at)
-    values = asdict(job) | {"seq": sa.select(sa.func.coalesce(sa.func.max(jobs.c.seq), 0) + 1).scalar_subquery()}
-    connection.execute(sa.insert(jobs).values(values))
+    last = sa.select(sa.func.coalesce(sa.func.max(jobs.c.seq), 0) + 1).scalar_subquery()
+    connection.execute(sa.insert(jobs).values(asdict(job) | {"seq": last, "turn": patient.consents}))
     history.enter_step(connection, job, "REQUESTED", {}, at=at)
+    return name

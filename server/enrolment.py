@@ -1,21 +1,20 @@
-"""From a data folder's records to enrolled patients and the feeds of their simulated sensors.
+"""From a data folder's records to enrolled patients.
 
 Who plays which part is `simulations/split.py`'s; what enrolling means for consent is `server/registry.py`'s. No
-device is touched: it records by itself when it is first asked to do something.
+device is touched: it records by itself when it is first asked to do something. What an enrolled patient has recorded
+since is `server/new_records.py`'s.
 """
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from server.feeds import write_feed
 from server.registry import Enrolment, Patient, Registry
 from server.workspace import Workspace
-from shared.errors import ConsentError, DataError, UsageError, WorkspaceError
-from shared.files import write_atomically
+from shared.errors import ConsentError, DataError, UsageError
 from shared.ptbxl import BadRecord, LeftOut, Record, for_task, index, read_signal, record_digest, without_copies
 from shared.settings import General, Settings, Task
 from shared.waveforms import header_meaning
@@ -43,43 +42,6 @@ def readable(folder: Path, records: Iterable[Record], *, tell: Callable[[int], N
             left_out.append(LeftOut(record.id, error.reason, str(error)))
         tell(done)
     return Readable(tuple(kept), tuple(left_out), frozenset(units))
-
-
-def write_feed(
-    workspace: Workspace, patient: Patient, *, folder: Path, records: Iterable[Record], digests: Mapping[str, str]
-) -> None:
-    """Write which records the sensor of a patient's device will record, in the order of time.
-
-    Raises:
-        WorkspaceError: the feed cannot be written.
-    """
-    if patient.slot is None:
-        return
-    in_time = sorted(records, key=lambda record: (record.recorded_at, len(record.id), record.id))
-    feed = {
-        "data": str(folder),
-        "patient": patient.id,
-        "pseudonym": patient.pseudonym,
-        "records": [_entry(record, digests[record.id]) for record in in_time],
-    }
-    path = workspace.feed(patient.slot)
-    try:
-        write_atomically(path, (json.dumps(feed, indent=1) + "\n").encode())
-    except OSError as error:
-        raise WorkspaceError(
-            f"cannot write feed {path}: {error.strerror or error}; free space and try again"
-        ) from error
-
-
-def _entry(record: Record, digest: str) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "path": record.path,
-        "hz": record.hz,
-        "sha256": digest,
-        "superclasses": list(record.superclasses),
-        "recorded_at": record.recorded_at,
-    }
 
 
 def refuse_other(settings: Settings, registry: Registry) -> None:
@@ -126,11 +88,11 @@ def enrol_patient(
         _refuse_enrolled(registry, patient)
         before = registry.recall(FACT) or {}
         task: Task = before.get("task", General.task)
-        found, digests = _usable(folder, patient, task=task, unit=before.get("unit"))
-        _refuse_held(registry, patient, digests)
+        found, digests = usable(folder, patient, task=task, unit=before.get("unit"))
+        refuse_held(registry, patient, digests)
 
         def feed(enrolled: Sequence[Patient]) -> None:
-            _refuse_held(registry, patient, digests)  # once more: nobody else can enrol now
+            refuse_held(registry, patient, digests)  # once more: nobody else can enrol now
             write_feed(workspace, enrolled[0], folder=folder, records=found.records, digests=digests)
 
         (added,) = registry.enrol_many(
@@ -147,7 +109,10 @@ def _refuse_enrolled(registry: Registry, patient: str) -> None:
         if known.id != patient:
             continue
         if known.status == "withdrawn":
-            raise ConsentError(f"patient {patient} has withdrawn and is not enrolled again under this id")
+            raise ConsentError(
+                f"patient {patient} has withdrawn; `lethe patients consent {patient}` takes down that consent is given "
+                "again"
+            )
         if known.role == "wearable":
             raise ConsentError(f"patient {patient} wears device {known.slot} already; `lethe patients show {patient}`")
         raise ConsentError(
@@ -156,7 +121,12 @@ def _refuse_enrolled(registry: Registry, patient: str) -> None:
         )
 
 
-def _refuse_held(registry: Registry, patient: str, digests: Mapping[str, str]) -> None:
+def refuse_held(registry: Registry, patient: str, digests: Mapping[str, str]) -> None:
+    """See that nobody holds the patient's recordings, whose sha256 are given by id.
+
+    Raises:
+        ConsentError: somebody does.
+    """
     for holder, record_id in registry.holders(digests.values()):
         raise ConsentError(
             f"a recording of patient {patient} is enrolled already, as record {record_id} of patient {holder}; "
@@ -164,8 +134,13 @@ def _refuse_held(registry: Registry, patient: str, digests: Mapping[str, str]) -
         )
 
 
-def _usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tuple[Readable, dict[str, str]]:
-    """Return the patient's records that the task can use and that can be read, and their files' digests by id."""
+def usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tuple[Readable, dict[str, str]]:
+    """Return the patient's records that the task can use and that can be read, and their files' digests by id.
+
+    Raises:
+        DataError: there is none, or they are in another unit.
+        UsageError: the data do not know the patient.
+    """
     known = index(folder)
     own = [record for record in known.records if record.patient == patient]
     if not own:

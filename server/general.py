@@ -65,7 +65,7 @@ class _Withdrawn(Exception):
 
 
 def train_while_consented(
-    workspace: Workspace, registry: Registry, settings: Settings, *, tell: Tell, withdrawn: int
+    workspace: Workspace, registry: Registry, settings: Settings, *, tell: Tell, withdrawals: int
 ) -> Trained | None:
     """Train and publish the general model as `train_general` does, or return None once it learns from what it may not.
 
@@ -74,7 +74,7 @@ def train_while_consented(
         registry: which records may be used; asked again every half second.
         settings: what to train and which public segments go with it.
         tell: told epochs done and in all.
-        withdrawn: public records that were withdrawn before the choice of records.
+        withdrawals: how often public records had been withdrawn before the choice of records.
     """
     looked = time.monotonic()
 
@@ -83,7 +83,7 @@ def train_while_consented(
         if time.monotonic() - looked < LOOK_S:
             return
         looked = time.monotonic()
-        if registry.withdrawn(PUBLIC_ROLES) > withdrawn:
+        if registry.withdrawals(PUBLIC_ROLES) > withdrawals:
             raise _Withdrawn
 
     try:

@@ -240,7 +240,7 @@ def forget(connection: Connection, patient: str) -> None:
     """Make the entries about a patient nobody's.
 
     Beside the salt go what this file knows in the same words as an entry: digests, the figures of the audit, the order
-    and the time of day of requests. What the patient may never be again, enrolled and consenting, stays known.
+    and the time of day of requests. Who the patient is, and of what consent was taken back, stays known.
     """
     people, salts, jobs, devices, models = (
         schema.patients,

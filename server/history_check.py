@@ -62,20 +62,20 @@ def _witnesses(workspace: Workspace) -> Iterator[tuple[str, Head, str]]:
 
 def _contradictions(registry: Registry) -> Iterator[str]:
     """Say where consent or a job stands otherwise than its history; of forgotten patients nobody knows the history."""
-    withdrawn: dict[str, set[str]] = defaultdict(set)
-    given = set()
-    for event in registry.events():
-        if event.kind == "given":
-            given.add(event.patient)
-        else:
-            withdrawn[event.patient] |= set(event.records)
-    stands: dict[str, set[str]] = defaultdict(set)
+    held, stands = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for row in registry.records(consented_only=False):
+        held[row.patient].add(row.id)
         if row.withdrawn:
             stands[row.patient].add(row.id)
-    for patient in sorted(given):
-        if stands[patient] != withdrawn[patient]:
-            differ = ", ".join(sorted(stands[patient] ^ withdrawn[patient]))
+    told: dict[str, set[str]] = {}  # what each patient has withdrawn, by the history
+    for event in registry.events():
+        # Who was forgotten and has come back begins with all withdrawn: of what was before nobody knows.
+        before = told.get(event.patient, set() if event.scope == "patient" else held[event.patient])
+        said = set(event.records)
+        told[event.patient] = before - said if event.kind == "given" else before | said
+    for patient, withdrawn in sorted(told.items()):
+        if stands[patient] != withdrawn:
+            differ = ", ".join(sorted(stands[patient] ^ withdrawn))
             yield f"whether patient {patient} has withdrawn record {differ} is told otherwise by the history"
     for job in registry.jobs():
         steps = registry.job_events(job.id)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from server import history, schema
+from server.consent import has_given
 from server.inventory import Inventory
 from server.rows import FOLLOWING, Job, JobEvent, State
 from shared.errors import LetheError, UsageError
@@ -89,13 +90,15 @@ class JobBook(Inventory):
 
 def _is_done_with(connection: Connection, patient: str) -> bool:
     """Return whether all of a patient is certified as forgotten, and no device has anything left to do for that."""
+    if has_given(connection, patient):
+        return False
     jobs = jobs_of(connection, schema.jobs.c.patient == patient)
     return any(job.scope == "patient" for job in jobs) and all(job.state == "CERTIFIED" for job in jobs)
 
 
 def jobs_of(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]:
     """Return jobs, forgotten patients' first, then the oldest."""
-    columns = [column for column in schema.jobs.c if column.name != "seq"]
+    columns = [column for column in schema.jobs.c if column.name not in ("seq", "turn")]
     rows = connection.execute(
         sa.select(*columns).where(*where).order_by(schema.jobs.c.seq, schema.jobs.c.requested_at)
     ).mappings()

@@ -69,7 +69,7 @@ def describe_split(registry: Registry) -> dict[str, Any]:
 
 def describe_general(registry: Registry, trained: Trained) -> dict[str, Any]:
     """Return what is told of the general model, and how many of its records have been withdrawn since it was made."""
-    since = {role: registry.withdrawn([role]) - before for role, before in trained.withdrawn.items()}
+    since = {role: max(0, registry.withdrawn([role]) - before) for role, before in trained.withdrawn.items()}
     about = {"reused": trained.reused, "data": trained.data, "withdrawn": trained.withdrawn, "withdrawn_since": since}
     return {**trained.record, **about}
 

@@ -3,9 +3,11 @@
 What it means for the device is in `shared/revocation.py`.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,20 @@ from securesystemslib.dsse import Envelope
 from server import keys
 from shared.files import write_atomically
 from shared.revocation import KIND, Revocation, list_path
+
+
+@contextmanager
+def only_word(home: Path, slot: int) -> Iterator[None]:
+    """Be the only one who leaves word for a device: what is left is what the registry said while nobody else did.
+
+    Raises:
+        OSError: there is nothing to lock and it cannot be made.
+    """
+    path = list_path(home, slot).with_suffix(".lock")
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def revoke(home: Path, slot: int, records: Iterable[str], *, key_folder: Path) -> None:

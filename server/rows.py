@@ -55,6 +55,7 @@ class Patient:
     role: Role
     slot: int | None
     enrolled_at: str
+    consents: int  # how many times consent was given: once at enrolment, and again later
     status: Status
     records: int  # enrolled, withdrawn ones included
     withdrawn: int

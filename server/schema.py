@@ -18,7 +18,7 @@ from server.ledger import GENESIS
 from server.rows import ROLES, STATES, Kind, Scope
 from shared.errors import DamagedError, WorkspaceError
 
-VERSION = "2"
+VERSION = "3"
 BUSY_SECONDS = 5
 
 metadata = sa.MetaData()
@@ -38,6 +38,7 @@ patients = Table(
     Column("role", Text, _one_of("role", ROLES), nullable=False),
     Column("slot", Integer, unique=True),
     Column("enrolled_at", Text, nullable=False),
+    Column("consents", Integer, nullable=False),  # how many times consent was given
     CheckConstraint("(role = 'wearable') = (slot IS NOT NULL)"),
 )
 
@@ -73,13 +74,26 @@ salts = Table(
     Column("seq", Integer, primary_key=True),
 )
 
-# Its key makes withdrawing twice impossible, whoever writes.
+# A withdrawal stands until consent is given again; `turn` is the consent that it took back, of `patients.consents`.
 withdrawals = Table(
     "withdrawals",
     metadata,
     Column("patient", Text, primary_key=True),
     Column("record", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
     sa.ForeignKeyConstraint(["patient", "record"], ["records.patient", "records.id"]),
+)
+
+# Its key makes ending one withdrawal twice impossible, whoever writes.
+renewals = Table(
+    "renewals",
+    metadata,
+    Column("patient", Text, primary_key=True),
+    Column("record", Text, primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["patient", "record", "turn"], ["withdrawals.patient", "withdrawals.record", "withdrawals.turn"]
+    ),
 )
 
 jobs = Table(
@@ -88,6 +102,7 @@ jobs = Table(
     Column("id", Text, primary_key=True),
     Column("seq", Integer, unique=True),  # the order of requests; a forgotten patient's jobs have none
     Column("patient", Text, ForeignKey("patients.id"), nullable=False, index=True),
+    Column("turn", Integer, nullable=False),
     Column("slot", Integer, nullable=False),
     Column("scope", Text, _one_of("scope", get_args(Scope)), nullable=False),
     Column("records", JSON, nullable=False),
@@ -96,8 +111,8 @@ jobs = Table(
     Column("requested_at", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
     Column("detail", JSON, nullable=False),
-    Index("one_whole_withdrawal", "patient", "slot", unique=True, sqlite_where=sa.text("scope = 'patient'")),
-    Index("one_job_a_withdrawal", "patient", "scope", "records", unique=True),
+    Index("one_whole_withdrawal", "patient", "turn", unique=True, sqlite_where=sa.text("scope = 'patient'")),
+    Index("one_job_a_withdrawal", "patient", "turn", "scope", "records", unique=True),
     sqlite_with_rowid=False,  # a row number would tell the order again
 )
 
@@ -142,7 +157,8 @@ runs = Table(
 
 _APPEND_ONLY = {
     "ledger": "seq = NEW.seq OR previous = NEW.previous OR hash = NEW.hash",
-    "withdrawals": "patient = NEW.patient AND record = NEW.record",
+    "withdrawals": "patient = NEW.patient AND record = NEW.record AND turn = NEW.turn",
+    "renewals": "patient = NEW.patient AND record = NEW.record AND turn = NEW.turn",
 }
 
 
@@ -189,6 +205,12 @@ def _triggers() -> dict[str, str]:
         f"BEFORE INSERT ON ledger WHEN NEW.previous <> {last} "
         "OR NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM ledger) "
         "BEGIN SELECT RAISE(ABORT, 'ledger is append-only: an entry follows the last one'); END"
+    )
+    ended = "EXISTS (SELECT 1 FROM renewals r WHERE r.patient = w.patient AND r.record = w.record AND r.turn = w.turn)"
+    made["withdrawals_not_twice"] = (
+        "BEFORE INSERT ON withdrawals WHEN EXISTS (SELECT 1 FROM withdrawals w "
+        f"WHERE w.patient = NEW.patient AND w.record = NEW.record AND NOT {ended}) "
+        "BEGIN SELECT RAISE(ABORT, 'withdrawals is append-only: what is withdrawn is not withdrawn twice'); END"
     )
     return {name: f"CREATE TRIGGER {name} {rule}" for name, rule in made.items()}
 

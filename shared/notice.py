@@ -56,9 +56,34 @@ class Notice:
                 file.write("".join(f"{record}\n" for record in new).encode())
                 file.flush()
                 os.fsync(file.fileno())
-        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-        os.utime(self.path, (today, today))  # the minute of a withdrawal would lead to its entry in the ledger
+        self._date_to_today()
         flush_folder(self.path.parent)
+
+    def lift(self, records: Iterable[str]) -> None:
+        """Take back the word about records that consent is given for again, durable when this returns.
+
+        A line is blanked in its place: what else stands there is never, even for a moment, not there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            _wait_for(file.fileno(), fcntl.LOCK_EX)
+            lifted, at = {record.encode() for record in records}, 0
+            for line in file.read().splitlines(keepends=True):
+                if line.rstrip(b"\n") in lifted:
+                    os.pwrite(file.fileno(), b"\n" * len(line), at)
+                at += len(line)
+            os.fsync(file.fileno())
+        self._date_to_today()
+
+    def _date_to_today(self) -> None:
+        """Blur the file's time: the minute of a withdrawal would lead to its entry in the ledger."""
+        assert self.path is not None
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+        os.utime(self.path, (today, today))
 
     def records(self) -> frozenset[str]:
         """Return the ids of the withdrawn records, as far as word has come and can be read; a line ends one."""

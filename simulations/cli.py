@@ -17,7 +17,8 @@ import typer.core
 
 from client.cli import run_device
 from server.certificate_cli import certificate, keys
-from server.cli import devices, patients, run_command
+from server.cli import devices, run_command
+from server.consent_cli import patients
 from server.jobs_cli import jobs
 from server.ledger_cli import ledger
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
@@ -206,7 +207,7 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
                 registry,
                 settings,
                 tell=lambda done, _: tell(done),
-                withdrawn=registry.withdrawn(PUBLIC_ROLES),
+                withdrawals=registry.withdrawals(PUBLIC_ROLES),
             )
     left_out = dict(Counter(one.reason for one in trained.left_out))
     result = {**trained.record, "reused": trained.reused, "left_out": left_out}

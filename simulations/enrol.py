@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.enrolment import FACT, readable, write_feed
+from server.enrolment import FACT, readable
+from server.feeds import write_feed
 from server.registry import Enrolment, Patient, Registry
 from server.rows import ROLES, Role
 from server.workspace import Workspace

@@ -169,7 +169,7 @@ def test_a_registry_of_another_version_is_refused(registry, tmp_path):
     with sqlite3.connect(tmp_path / "registry.db") as connection:
         connection.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
     connection.close()
-    with pytest.raises(WorkspaceError, match="schema version 1, this Lethe reads version 2"):
+    with pytest.raises(WorkspaceError, match="schema version 1, this Lethe reads version 3"):
         Registry.open(tmp_path / "registry.db")
 
 

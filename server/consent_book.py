@@ -1,0 +1,171 @@
+"""The registry's writing of consent: who enrols, what is withdrawn, what is given again; and word of it to devices.
+
+What everybody uses is `server/registry.py`; the rules of consent are `server/consent.py`'s.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from server import consent, schema
+from server.job_book import JobBook, jobs_of
+from server.people import patient_of, patients_of, records_of
+from server.revocation import only_word, revoke
+from server.rows import Enrolment, Job, Patient
+from shared.errors import WorkspaceError
+from shared.notice import FOLDER, Notice
+
+
+class ConsentBook(JobBook):
+    """An open registry; safe to use from several processes and threads at once."""
+
+    def enrol_many(
+        self,
+        enrolments: Iterable[Enrolment],
+        *,
+        before_commit: Callable[[Sequence[Patient]], None] = lambda _: None,
+    ) -> list[Patient]:
+        """Enrol patients, all or none, and append a consent event for each.
+
+        Args:
+            enrolments: who; a wearable without a slot gets the next that was never used.
+            before_commit: writes what must be there when the patients are, such as their feeds.
+
+        Raises:
+            ConsentError: a patient is enrolled already, withdrawn or not.
+            UsageError: an unknown role, no records, or a slot that is taken or makes no sense.
+        """
+        asked = list(enrolments)
+        with self._writing() as connection:
+            consent.give(connection, asked, at=self._clock())
+            by_id = {patient.id: patient for patient in patients_of(connection)}
+            enrolled = [by_id[one.patient] for one in asked]
+            before_commit(enrolled)
+        return enrolled
+
+    def withdraw(
+        self,
+        patient: str,
+        *,
+        records: Sequence[str] | None = None,
+        source: str = "operator",
+        unheard: Callable[[OSError | WorkspaceError], None] = lambda _: None,
+    ) -> list[Job]:
+        """Take consent back for the named records, or for all; durable when this returns.
+
+        Word of it is left for the patient's device then, too: what it is making of the records it ends, within a
+        step, and a wearable in use stops the model that was made of them. Where no word can be left, or none signed,
+        consent is taken back all the same, `unheard` is told why, and the next message to the device says so.
+        Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
+
+        Returns:
+            The jobs that cover what was named, for a patient with a device; else none.
+
+        Raises:
+            UsageError: an unknown patient or record, or an empty list of records.
+        """
+        with self._writing() as connection:
+            who = patient_of(connection, patient)
+            covering = consent.take_back(connection, who, named=records, source=source, at=self._clock())
+            due = jobs_of(connection, schema.jobs.c.id.in_(covering))
+        if who.slot is not None:
+            for error in self._leave_word(who.slot, who.id)[:1]:
+                unheard(error)
+        return due
+
+    def consent_again(
+        self, patient: str, *, records: Sequence[str] | None = None, source: str = "operator"
+    ) -> list[str]:
+        """Give consent again for the named records that were withdrawn, or for all; durable when this returns.
+
+        The device may record them and learn from them again then; the word about them is taken back. What is not
+        withdrawn stays as it is.
+
+        Returns:
+            The records that may be used from now on and could not be used before.
+
+        Raises:
+            ConsentError: a device has yet to forget one of them.
+            UsageError: an unknown patient or record, or an empty list of records.
+            WorkspaceError: the word about them cannot be taken back; nothing is changed.
+        """
+        with self._reading() as connection:
+            slot = patient_of(connection, patient).slot
+        with self._word(slot), self._writing() as connection:
+            who = patient_of(connection, patient)
+            again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
+            if again and slot is not None:
+                Notice(self._home / FOLDER / str(slot)).lift(again)
+                revoke(self._home, slot, _withdrawn(connection, who.id), key_folder=self._home / "keys")
+        return again
+
+    def add_records(
+        self,
+        patient: str,
+        records: Mapping[str, str],
+        *,
+        source: str = "operator",
+        before_commit: Callable[[Patient], None] = lambda _: None,
+    ) -> Patient:
+        """Take in new records of an enrolled patient, sha256 by id, with consent for them.
+
+        Args:
+            patient: who is enrolled.
+            records: which are new.
+            source: who says so.
+            before_commit: writes what must be there when the records are, such as the patient's feed.
+
+        Raises:
+            ConsentError: the patient's device has yet to forget everything.
+            UsageError: an unknown patient, no record, or one that is enrolled already.
+        """
+        with self._writing() as connection:
+            consent.give_more(connection, patient_of(connection, patient), records, source=source, at=self._clock())
+            who = patient_of(connection, patient)
+            before_commit(who)
+        return who
+
+    @contextmanager
+    def _word(self, slot: int | None) -> Iterator[None]:
+        """Be the only one who leaves word for a device, or takes it back, and tell plainly where that fails."""
+        try:
+            with ExitStack() as stack:
+                if slot is not None:
+                    stack.enter_context(only_word(self._home, slot))
+                yield
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot take back the word left for device {slot}: {error.strerror or error}; nothing was changed, "
+                "free space or check the folder's permissions, and try again"
+            ) from error
+
+    def _leave_word(self, slot: int, patient: str) -> list[OSError | WorkspaceError]:
+        """Tell a device at work and a wearable in use which records are withdrawn; return what went wrong."""
+        failed = list[OSError | WorkspaceError]()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(only_word(self._home, slot))
+            except OSError as error:
+                failed.append(error)
+            with self._reading() as connection:
+                gone = _withdrawn(connection, patient)
+            try:
+                Notice(self._home / FOLDER / str(slot)).leave(gone)
+            except OSError as error:
+                failed.append(error)
+            try:
+                revoke(self._home, slot, gone, key_folder=self._home / "keys")
+            except (OSError, WorkspaceError) as error:
+                failed.append(error)
+        return failed
+
+    @property
+    def _home(self) -> Path:
+        return self._path.parent
+
+
+def _withdrawn(connection: Connection, patient: str) -> list[str]:
+    rows = records_of(connection, schema.records.c.patient == patient)
+    return [row.id for row in rows if row.withdrawn]
