@@ -30,7 +30,7 @@ KEPT = (
     "segments_erased",
     "erased",
 )  # of a forgotten patient's jobs: nothing that an entry says in the same words
-UNSWEPT = "unswept"  # in `meta`: a salt was destroyed and the write-ahead log may still have it
+UNSWEPT = "unswept"  # in `meta`: a salt was destroyed, and the database may still have it where nobody looks
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(T[0-9:.]+(Z|[+-]\d\d:\d\d)?)?")
 _NAME = re.compile(r"(?<![1-9a-f])(0*)([0-9a-f]{64})(?![0-9a-f])")
@@ -148,8 +148,7 @@ def _last(connection: Connection) -> Entry | None:
 def entries(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Entry]:
     """Return entries in order, also where somebody put bytes that are no text."""
     seq, *texts = schema.ledger.c
-    # TEXT that is no UTF-8 would be the driver's error, and not a finding.
-    columns = [sa.cast(column, sa.LargeBinary).label(column.name) for column in texts]
+    columns = [schema.as_bytes(connection, column).label(column.name) for column in texts]
     rows = connection.execute(sa.select(seq, *columns).where(*where).order_by(seq))
     return [Entry(row[0], *(str(text, "utf-8", "surrogateescape") for text in row[1:])) for row in rows]
 
@@ -259,7 +258,7 @@ def forget(connection: Connection, patient: str) -> None:
     connection.execute(told.values(updated_at=_day(devices.c.updated_at)))
     worn = sa.select(people.c.slot).where(people.c.id == patient).scalar_subquery()
     connection.execute(sa.delete(models).where(models.c.kind == "personal", models.c.slot == worn))
-    connection.execute(sa.insert(schema.meta).prefix_with("OR IGNORE").values(name=UNSWEPT, value="1"))
+    schema.note(connection, UNSWEPT, secrets.token_hex(8))  # another one than before: who sweeps now is too early
 
 
 def _day(column: sa.Column[str]) -> sa.ColumnElement[str]:

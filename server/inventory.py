@@ -1,12 +1,11 @@
-"""The open registry file, and what it holds beside consent: models, devices, runs and a few facts.
+"""The open registry, and what it holds beside consent: models, devices, runs and a few facts.
 
 Patients, consent and jobs are `server/registry.py`'s, which is what everybody uses.
 """
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +13,11 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert as upsert
 
-from server import history, schema
+from server import database, guards, history, schema
 from server.ledger import Entry, Finding, Head, head_of, verify
 from server.rows import DeviceRow, Kind, ModelRow, RunRow
-from shared.errors import LetheError, UsageError
+from shared.errors import LetheError, UsageError, WorkspaceError
 
 Clock = Callable[[], str]
 
@@ -30,33 +28,35 @@ def utc_now() -> str:
 
 
 class Inventory:
-    """An open registry file; safe to use from several processes and threads at once."""
+    """An open registry; safe to use from several processes and threads at once."""
 
     def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
         self._path = path.absolute()
         self._clock = clock
-        self._engine = schema.engine(self._path)
+        self._database = database.at(self._path)
+        self._engine = self._database.engine()
 
     @classmethod
     def create(cls, path: Path, *, clock: Clock = utc_now) -> Self:
-        """Write an empty registry at `path` and open it.
+        """Write an empty registry at `path`, or into the database that the file there names, and open it.
 
         Raises:
             WorkspaceError: something is there already, or it cannot be written.
         """
-        schema.create(path.absolute())
+        database.at(path.absolute()).create()
         return cls.open(path, clock=clock)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock = utc_now) -> Self:
-        """Open the registry at `path`.
+        """Open the registry at `path`: the SQLite file, or the file that names a PostgreSQL database.
 
         Raises:
             WorkspaceError: it is missing, damaged, or of another version; it is never made anew.
         """
         registry = cls(path, clock=clock)
         try:
-            schema.check(registry._path, registry._engine)
+            version = registry._database.version(registry._engine)
+            schema.refuse_other(version, str(registry._database))
             registry._sweep()
         except BaseException:
             registry.close()
@@ -64,7 +64,7 @@ class Inventory:
         return registry
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the database."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -75,29 +75,25 @@ class Inventory:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self) -> AbstractContextManager[Connection]:
         """See one state of the registry, whatever others write meanwhile."""
-        with schema.said_plainly(self._path), self._engine.begin() as connection:
-            yield connection
+        return self._database.reading(self._engine)
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> AbstractContextManager[Connection]:
         """Hold the only write transaction; durable when the block has ended well, else undone."""
-        writer = self._engine.execution_options(begin="BEGIN IMMEDIATE")
-        with schema.said_plainly(self._path), writer.begin() as connection:
-            yield connection
+        return self._database.writing(self._engine)
 
     def _sweep(self) -> None:
-        """Empty the write-ahead log if it may still have a destroyed salt; while others read, a later try does."""
-        mine = schema.meta.c.name == history.UNSWEPT
+        """Remove what may be left of a destroyed salt; while others read, a later try does."""
         with self._reading() as connection:
-            if connection.scalar(sa.select(schema.meta.c.value).where(mine)) is None:
-                return
-        with suppress(sqlite3.Error, sa.exc.DBAPIError), closing(self._engine.raw_connection()) as raw:
-            busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not busy:
-                raw.cursor().execute("DELETE FROM meta WHERE name = ?", (history.UNSWEPT,))
+            mark = schema.fact(connection, history.UNSWEPT)
+        if mark is None:
+            return
+        with suppress(WorkspaceError):
+            if self._database.sweep(self._engine):
+                mine = (schema.meta.c.name == history.UNSWEPT) & (schema.meta.c.value == mark)  # not a later one's
+                with self._writing() as connection:
+                    connection.execute(sa.delete(schema.meta).where(mine))
 
     def ledger(self) -> list[Entry]:
         """Return the ledger's entries in order."""
@@ -117,7 +113,7 @@ class Inventory:
         """
         with self._reading() as connection:
             entries = history.entries(connection)
-            open_to = schema.unguarded(connection)
+            open_to = guards.unguarded(connection)
         last, _ = head_of(entries)
         return entries, verify(entries, head=head) + [
             Finding(last, "unguarded", f"the database's rule {name} is gone or changed: rows could be rewritten")
@@ -134,15 +130,13 @@ class Inventory:
 
     def remember(self, name: str, fact: Mapping[str, Any]) -> None:
         """Keep one fact about this workspace, such as how its patients were enrolled."""
-        values = {"name": f"fact:{name}", "value": json.dumps(fact)}
         with self._writing() as connection:
-            connection.execute(upsert(schema.meta).values(values).on_conflict_do_update(set_=values))
+            schema.note(connection, f"fact:{name}", json.dumps(fact))
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """Return a fact, or None when nobody kept it."""
-        query = sa.select(schema.meta.c.value).where(schema.meta.c.name == f"fact:{name}")
         with self._reading() as connection:
-            value = connection.scalar(query)
+            value = schema.fact(connection, f"fact:{name}")
         return None if value is None else dict(json.loads(value))
 
     def add_model(
@@ -161,7 +155,7 @@ class Inventory:
         at = self._clock()
         with self._writing() as connection:
             added = connection.execute(
-                upsert(schema.models).values(values | {"created_at": at}).on_conflict_do_nothing()
+                schema.adding(connection, schema.models).values(values | {"created_at": at}).on_conflict_do_nothing()
             ).rowcount
             if added:
                 names = history.wearer(connection, slot)
@@ -194,7 +188,8 @@ class Inventory:
         values |= {"bundle": bundle, "accepted": accepted, "own": own, "others": others}
         values |= {"seconds": seconds, "updated_at": self._clock()}
         with self._writing() as connection:
-            connection.execute(upsert(schema.devices).values(values).on_conflict_do_update(set_=values))
+            told = schema.adding(connection, schema.devices).values(values)
+            connection.execute(told.on_conflict_do_update(index_elements=["slot"], set_=values))
 
     def devices(self) -> list[DeviceRow]:
         """Return what every device last told, by slot."""
@@ -213,7 +208,8 @@ class Inventory:
         at = self._clock()
         values = {"id": run_id, "started_at": at, "status": "running", "settings": dict(settings)}
         with self._writing() as connection:
-            done = connection.execute(upsert(schema.runs).values(values | {"detail": {}}).on_conflict_do_nothing())
+            begun = schema.adding(connection, schema.runs).values(values | {"detail": {}})
+            done = connection.execute(begun.on_conflict_do_nothing())
             if done.rowcount:
                 self._interrupted(connection, before=run_id, at=at)
                 told = {"run": run_id, "status": "running", "settings": dict(settings)}

@@ -14,7 +14,7 @@ from shared.errors import LetheError, UsageError
 
 
 class JobBook(Inventory):
-    """An open registry file; safe to use from several processes and threads at once."""
+    """An open registry; safe to use from several processes and threads at once."""
 
     def advance(self, job_id: str, state: State, *, detail: Mapping[str, Any] | None = None) -> Job:
         """Move a job on and append the step; the present state again changes nothing.
@@ -41,8 +41,8 @@ class JobBook(Inventory):
             now = self._clock()
             values: dict[str, Any] = {"state": state, "updated_at": now, "detail": {**job.detail, **detail}}
             values["method"] = detail.get("method", job.method)
-            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
             history.enter_step(connection, job, state, detail, at=now)
+            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
             moved = job_of(connection, job_id)
             last = _is_done_with(connection, job.patient)
             if last:
@@ -60,8 +60,8 @@ class JobBook(Inventory):
         with self._writing() as connection:
             job, now = job_of(connection, job_id), self._clock()
             values = {"updated_at": now, "detail": {**job.detail, **detail}}
-            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
             history.enter_step(connection, job, job.state, detail, at=now)
+            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
 
     def jobs(self, states: Iterable[State] | None = None) -> list[Job]:
         """Return the jobs, forgotten patients' first, then the oldest; `states=DUE` gives those of the next run."""
@@ -100,7 +100,7 @@ def jobs_of(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]
     """Return jobs, forgotten patients' first, then the oldest."""
     columns = [column for column in schema.jobs.c if column.name not in ("seq", "turn")]
     rows = connection.execute(
-        sa.select(*columns).where(*where).order_by(schema.jobs.c.seq, schema.jobs.c.requested_at)
+        sa.select(*columns).where(*where).order_by(schema.jobs.c.seq.nulls_first(), schema.jobs.c.requested_at)
     ).mappings()
     return [Job(**{**row, "records": tuple(row["records"])}) for row in rows]
 

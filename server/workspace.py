@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
+from server import registry_url
 from shared.errors import WorkspaceError
 from shared.files import flush_folder, folder_beside, write_atomically
 
@@ -46,13 +47,19 @@ class Workspace:
 
     @classmethod
     @contextmanager
-    def building(cls, home: Path, *, data: Path) -> Iterator[Self]:
+    def building(cls, home: Path, *, data: Path, registry: str | None = None) -> Iterator[Self]:
         """Give a workspace beside `home` that moves there when the block ends well, and else disappears.
 
         So an enrolment that fails or is interrupted leaves nothing under the final name. Close every file
         inside it before the block ends, and use `Workspace.open(home)` afterwards.
 
+        Args:
+            home: where it is going to be.
+            data: the folder that the patients come from.
+            registry: URL of an empty PostgreSQL database; None keeps the registry in an SQLite file.
+
         Raises:
+            UsageError: the URL cannot be kept.
             WorkspaceError: there is something at `home` already, or it cannot be written.
         """
         home = _absolute(home)
@@ -63,7 +70,7 @@ class Workspace:
                 beside = stack.enter_context(folder_beside(home, mode=0o700))
             except OSError as error:
                 raise _unwritable(home, error) from error
-            yield cls._fill(beside, data=data)
+            yield cls._fill(beside, data=data, registry=registry)
             _refuse_occupied(home)
             _move(beside, home)
 
@@ -79,7 +86,7 @@ class Workspace:
         return workspace
 
     @classmethod
-    def _fill(cls, home: Path, *, data: Path) -> Self:
+    def _fill(cls, home: Path, *, data: Path, registry: str | None = None) -> Self:
         """Make the rooms, and last the manifest: a folder without it is no workspace."""
         workspace = cls(home)
         manifest = {"lethe_workspace": VERSION, "data": str(_absolute(data))}
@@ -87,6 +94,8 @@ class Workspace:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names patients
             for folder in workspace.rooms:
                 folder.mkdir(mode=0o700 if folder == workspace.keys else 0o777)
+            if registry is not None:
+                registry_url.keep(home, registry)
             write_atomically(home / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         except OSError as error:
             raise _unwritable(home, error) from error
@@ -95,16 +104,8 @@ class Workspace:
     @property
     def rooms(self) -> tuple[Path, ...]:
         """Return the folders of a workspace."""
-        return (
-            self.models,
-            self.devices,
-            self.feeds,
-            self.reports,
-            self.flower,
-            self.cache,
-            self.keys,
-            self.certificates,
-        )
+        seen = (self.models, self.devices, self.feeds, self.reports)
+        return (*seen, self.flower, self.cache, self.keys, self.certificates)
 
     @property
     def data(self) -> Path:
@@ -113,8 +114,9 @@ class Workspace:
 
     @property
     def registry_path(self) -> Path:
-        """Return the database of patients, consent, models and jobs."""
-        return self.home / "registry.db"
+        """Return the database of patients, consent, models and jobs, or the file that says where it is."""
+        elsewhere = self.home / registry_url.FILE
+        return elsewhere if elsewhere.exists() else self.home / "registry.db"
 
     @property
     def models(self) -> Path:

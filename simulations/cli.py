@@ -21,6 +21,7 @@ from server.cli import devices, run_command
 from server.consent_cli import patients
 from server.jobs_cli import jobs
 from server.ledger_cli import ledger
+from server.registry_cli import registry
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
 from shared.terminal import show
@@ -45,7 +46,9 @@ app = typer.Typer(
 devices.command("run")(run_device)
 patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
-for name, group in (GROUPS | {"ledger": ledger, "certificate": certificate, "keys": keys}).items():
+for name, group in (
+    GROUPS | {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}
+).items():
     app.add_typer(group, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
@@ -90,6 +93,12 @@ def init(
     home: Home = DEFAULT_HOME,
     scenario: Annotated[str, typer.Option("--scenario", help="quickstart, real, or a TOML file.")] = "real",
     assignments: Assignments = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--registry", metavar="URL", help="An empty PostgreSQL database; else SQLite.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a workspace: split a data set's patients, enrol them."""
@@ -98,7 +107,7 @@ def init(
     from simulations import main_job, scenarios
 
     settings = scenarios.with_assignments(scenarios.scenario(scenario), assignments or [])
-    workspace, found = main_job.prepare(home, data=data, settings=settings)
+    workspace, found = main_job.prepare(home, data=data, settings=settings, registry=database)
     with Registry.open(workspace.registry_path) as registry:
         split = describe_split(registry)
     lines = [f"{part:<10}{n['patients']:>7} patients{n['records']:>8} records" for part, n in split.items()]

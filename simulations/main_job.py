@@ -6,7 +6,7 @@ The commands of `simulations/cli.py` call this; it prints progress on stderr and
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,32 @@ PHASES = {
 AGAIN = {"general": "the general model once more", "personalise": "personalising again"}
 
 
-def prepare(home: Path, *, data: Path, settings: Settings) -> tuple[Workspace, dict[str, Any]]:
+def prepare(
+    home: Path, *, data: Path, settings: Settings, registry: str | None = None
+) -> tuple[Workspace, dict[str, Any]]:
     """Make a workspace at `home` with the patients of `data`; a failure leaves nothing behind.
+
+    Args:
+        home: where.
+        data: a folder in PTB-XL's layout.
+        settings: what is kept as the workspace's own.
+        registry: URL of an empty PostgreSQL database; None keeps the registry in an SQLite file.
 
     Returns:
         The workspace, and what enrolment found, with the records left out by reason.
     """
     from server import keys
+    from server.postgresql import emptied_on_failure
     from server.registry import Registry
     from simulations.enrol import enrol_cohort
 
-    with Workspace.building(home, data=data) as workspace:
+    with ExitStack() as undo, Workspace.building(home, data=data, registry=registry) as workspace:
+        if registry is not None:
+            undo.enter_context(emptied_on_failure(workspace.registry_path))
         key = keys.make(workspace.keys)
         found = enrol_cohort(workspace, settings, progress=progress)
-        with Registry.open(workspace.registry_path) as registry:
-            registry.note_key(key)
+        with Registry.open(workspace.registry_path) as opened:
+            opened.note_key(key)
         keep(settings, home=home.resolve(), folder=workspace.home)
     return Workspace.open(home), found
 

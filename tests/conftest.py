@@ -3,15 +3,17 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from databases import Cluster, cluster, programs
 from fleet import Fleet, copied, enrol
 from hypothesis import settings as hypothesis_settings
 
+from server import registry_url
 from server.general import train_general
 from shared import model
 from shared.model import ResNet34
@@ -83,6 +85,32 @@ def real_data() -> Path:
     if not (found / "ptbxl-mini").is_dir():
         pytest.skip(f"LETHE_REAL_DATA is {folder}, which has no folder ptbxl-mini")
     return found
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A PostgreSQL server of the session's own; without its programs the test is skipped."""
+    found = programs()
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: no initdb in /usr/lib/postgresql or on the path")
+    with cluster(found) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request) -> Iterator[Callable[[Path], Path]]:
+    """Make room for a registry in a workspace's folder, in either database; returns what `Registry.create` takes."""
+    with ExitStack() as made:
+
+        def room(folder: Path) -> Path:
+            folder.mkdir(exist_ok=True)
+            if request.param == "sqlite":
+                return folder / "registry.db"
+            server = request.getfixturevalue("postgresql")
+            registry_url.keep(folder, server.url(made.enter_context(server.database())))
+            return folder / registry_url.FILE
+
+        yield room
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """The registry: what consent says, never done twice, and what devices have to do about it."""
 
 import re
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from enrolled import digests, enrol, withdrawn
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.registry import DUE, Enrolment, Registry
@@ -15,8 +14,8 @@ from shared.errors import ConsentError, LetheError, UsageError
 
 
 @pytest.fixture
-def registry(tmp_path: Path):
-    with Registry.create(tmp_path / "registry.db") as opened:
+def registry(tmp_path, place):
+    with Registry.create(place(tmp_path)) as opened:
         enrol(opened, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
         enrol(opened, "8", role="wearable", records=digests("80"), slot=1)
         enrol(opened, "9", role="corpus", records=digests("90", "91"))
@@ -53,10 +52,10 @@ def test_a_patient_is_enrolled_once(registry, role):
     assert len(registry.events("9")) == 2
 
 
-def test_a_pseudonym_is_random_and_stays(registry, tmp_path):
+def test_a_pseudonym_is_random_and_stays(registry, tmp_path, place):
     patient = registry.patient("7")
     assert re.fullmatch("p-[0-9a-f]{8}", patient.pseudonym)
-    with Registry.create(tmp_path / "other.db") as other:
+    with Registry.create(place(tmp_path / "other")) as other:
         enrol(other, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
         assert other.patient("7").pseudonym != patient.pseudonym
     registry.withdraw("7")
@@ -100,10 +99,10 @@ def test_many_patients_are_enrolled_all_or_none(registry):
     assert len(registry.events()) == 4
 
 
-def test_a_whole_ptb_xl_is_enrolled_in_a_few_statements(tmp_path):
+def test_a_whole_ptb_xl_is_enrolled_in_a_few_statements(tmp_path, place):
     """Not a few a patient: a round trip each would take minutes."""
     crowd, statements = [Enrolment(str(n), "corpus", digests(str(n))) for n in range(21_000)], []
-    with Registry.create(tmp_path / "registry.db") as registry:
+    with Registry.create(place(tmp_path)) as registry:
         sa.event.listen(registry._engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
         enrolled = registry.enrol_many(crowd)
         assert len({patient.pseudonym for patient in enrolled}) == 21_000
@@ -202,10 +201,10 @@ def test_an_unknown_record_is_refused_and_the_patients_are_listed(registry, name
     assert registry.records("7") == registry.records("7", consented_only=False)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(["70", "71", "72", "73"]), min_size=1) | st.none(), max_size=6))
-def test_any_order_of_withdrawals_ends_where_their_union_does(tmp_path_factory, requests):
-    with Registry.create(tmp_path_factory.mktemp("law") / "registry.db") as registry:
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(requests=st.lists(st.lists(st.sampled_from(["70", "71", "72", "73"]), min_size=1) | st.none(), max_size=6))
+def test_any_order_of_withdrawals_ends_where_their_union_does(tmp_path_factory, place, requests):
+    with Registry.create(place(tmp_path_factory.mktemp("law"))) as registry:  # another one each time
         enrol(registry, "7", role="wearable", records=digests("70", "71", "72", "73"), slot=0)
         for records in requests:
             registry.withdraw("7", records=records)

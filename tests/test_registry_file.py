@@ -1,4 +1,8 @@
-"""The registry as a file: kept, durable, append-only, refused when damaged, shared by processes."""
+"""The registry as a database: kept, durable, append-only, refused when damaged, shared by processes.
+
+What is said of both databases is tested on both; what only a file can be is tested on SQLite, and what only a server
+can do in `test_registry_postgresql.py`.
+"""
 
 import json
 import multiprocessing
@@ -7,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from databases import REFUSED, by_hand
 from enrolled import digests, enrol, withdrawn
 
 from server.registry import Enrolment, Registry
@@ -14,8 +19,13 @@ from shared.errors import LetheError, UsageError, WorkspaceError
 
 
 @pytest.fixture
-def registry(tmp_path: Path):
-    with Registry.create(tmp_path / "registry.db") as opened:
+def path(tmp_path, place) -> Path:
+    return place(tmp_path)
+
+
+@pytest.fixture
+def registry(path):
+    with Registry.create(path) as opened:
         enrol(opened, "7", role="wearable", records=digests("70", "71", "72"), slot=0)
         enrol(opened, "8", role="wearable", records=digests("80"), slot=1)
         enrol(opened, "9", role="corpus", records=digests("90", "91"))
@@ -81,10 +91,10 @@ def test_facts_are_kept(registry):
     assert registry.recall("enrolment") == {"task": "multi"}
 
 
-def test_times_are_utc_and_come_from_the_clock(tmp_path):
-    with Registry.create(tmp_path / "a.db", clock=lambda: "2031-01-02T03:04:05.000+00:00") as registry:
+def test_times_are_utc_and_come_from_the_clock(tmp_path, place):
+    with Registry.create(place(tmp_path / "a"), clock=lambda: "2031-01-02T03:04:05.000+00:00") as registry:
         assert enrol(registry, "7", role="corpus", records=digests("1")).enrolled_at.startswith("2031-01-02")
-    with Registry.create(tmp_path / "b.db") as registry:
+    with Registry.create(place(tmp_path / "b")) as registry:
         enrol(registry, "7", role="corpus", records=digests("1"))
         assert datetime.fromisoformat(registry.events()[0].at).utcoffset() == timedelta(0)
 
@@ -93,20 +103,30 @@ def test_times_are_utc_and_come_from_the_clock(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["ledger", "withdrawals"])
-@pytest.mark.parametrize("statement", ["UPDATE {} SET rowid = 99", "DELETE FROM {}", "REPLACE INTO {} {}"])
-def test_the_database_itself_refuses_to_rewrite_history(registry, tmp_path, table, statement):
+@pytest.mark.parametrize("statement", ["UPDATE {} SET {} = '99'", "DELETE FROM {}"])
+def test_the_database_itself_refuses_to_rewrite_history(registry, path, table, statement):
     registry.withdraw("7")
-    connection = sqlite3.connect(tmp_path / "registry.db")
-    before = connection.execute(f"SELECT * FROM {table}").fetchall()
+    column = "body" if table == "ledger" else "record"
+    with by_hand(path) as connection:
+        before = connection.execute(f"SELECT * FROM {table}").fetchall()
     assert before
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        connection.execute(statement.format(table, f"SELECT * FROM {table}"))
-    assert connection.execute(f"SELECT * FROM {table}").fetchall() == before
-    connection.close()
+    with pytest.raises(REFUSED, match="append-only"), by_hand(path) as connection:
+        connection.execute(statement.format(table, column))
+    with by_hand(path) as connection:
+        assert connection.execute(f"SELECT * FROM {table}").fetchall() == before
 
 
-def test_a_registry_is_durable_by_its_settings(registry):
-    with registry._reading() as connection:
+@pytest.mark.parametrize("table", ["ledger", "withdrawals"])
+def test_a_row_of_the_history_is_not_replaced(tmp_path, table):
+    with Registry.create(tmp_path / "registry.db") as registry:
+        enrol(registry, "7", role="wearable", records=digests("70"))
+        registry.withdraw("7")
+    with pytest.raises(REFUSED, match="append-only"), by_hand(tmp_path / "registry.db") as connection:
+        connection.execute(f"REPLACE INTO {table} SELECT * FROM {table}")
+
+
+def test_a_file_is_durable_by_its_settings(tmp_path):
+    with Registry.create(tmp_path / "registry.db") as registry, registry._reading() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "secure_delete")
@@ -115,16 +135,16 @@ def test_a_registry_is_durable_by_its_settings(registry):
     assert pragmas == {"synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000, "secure_delete": 1}
 
 
-def test_a_registry_opens_as_it_was_closed(registry, tmp_path):
+def test_a_registry_opens_as_it_was_closed(registry, path):
     registry.withdraw("7", records=["71"])
-    with Registry.open(tmp_path / "registry.db") as again:
+    with Registry.open(path) as again:
         assert again.patients() == registry.patients()
         assert again.events() == registry.events()
 
 
-def test_a_registry_is_never_overwritten(registry, tmp_path):
+def test_a_registry_is_never_overwritten(registry, path):
     with pytest.raises(WorkspaceError, match="already"):
-        Registry.create(tmp_path / "registry.db")
+        Registry.create(path)
     assert len(registry.patients()) == 4
 
 
@@ -164,13 +184,15 @@ def test_a_damaged_registry_is_refused_and_left_as_it_is(tmp_path, spoil):
     assert path.read_bytes() == before
 
 
-def test_a_registry_of_another_version_is_refused(registry, tmp_path):
-    registry.close()
-    with sqlite3.connect(tmp_path / "registry.db") as connection:
-        connection.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
-    connection.close()
-    with pytest.raises(WorkspaceError, match="schema version 1, this Lethe reads version 3"):
-        Registry.open(tmp_path / "registry.db")
+@pytest.mark.parametrize(
+    ("version", "says"), [("1", "`lethe registry upgrade` brings it"), ("99", "use the Lethe that made it")]
+)
+def test_a_registry_of_another_version_is_refused(path, version, says):
+    Registry.create(path).close()
+    with by_hand(path) as connection:
+        connection.execute(f"UPDATE meta SET value = '{version}' WHERE name = 'schema'")
+    with pytest.raises(WorkspaceError, match=f"schema version {version}, this Lethe reads version .*{says}"):
+        Registry.open(path)
 
 
 def test_a_missing_registry_is_not_made_anew(tmp_path):
@@ -179,7 +201,9 @@ def test_a_missing_registry_is_not_made_anew(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_registry_that_vanishes_is_not_made_anew(registry, tmp_path):
+def test_a_file_that_vanishes_is_not_made_anew(tmp_path):
+    registry = Registry.create(tmp_path / "registry.db")
+    enrol(registry, "7", role="wearable", records=digests("70"))
     registry.close()
     (tmp_path / "registry.db").unlink()
     with pytest.raises(WorkspaceError, match="unable to open"):
@@ -187,20 +211,30 @@ def test_a_registry_that_vanishes_is_not_made_anew(registry, tmp_path):
     assert not (tmp_path / "registry.db").exists()
 
 
-def test_a_registry_that_another_process_holds_is_refused_after_a_while(registry, tmp_path, monkeypatch):
-    monkeypatch.setattr("server.schema.BUSY_SECONDS", 0.05)
-    holder = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
-    with (
-        Registry.open(tmp_path / "registry.db") as blocked,
-        pytest.raises(WorkspaceError, match="stayed locked"),
-    ):
-        blocked.withdraw("7")
-    holder.close()
+def test_a_registry_that_another_process_holds_is_refused_after_a_while(registry, path, monkeypatch):
+    with Registry.open(path) as holder, holder._writing():
+        monkeypatch.setattr("server.schema.BUSY_SECONDS", 0.05)
+        with (
+            Registry.open(path) as blocked,
+            pytest.raises(WorkspaceError, match=r"stayed locked.*nothing was changed"),
+        ):
+            blocked.withdraw("7")
     assert registry.patient("7").status == "active"
 
 
-def test_a_full_disk_withdraws_nothing_and_says_so(registry):
+def test_who_reads_sees_one_state_and_waits_for_no_writer(registry, path):
+    with registry._reading() as connection:
+        count = "SELECT count(*) FROM withdrawals"
+        assert connection.exec_driver_sql(count).scalar() == 0
+        with Registry.open(path) as other:
+            other.withdraw("7")
+        assert connection.exec_driver_sql(count).scalar() == 0
+    assert registry.patient("7").status == "withdrawn"
+
+
+def test_a_full_disk_withdraws_nothing_and_says_so(tmp_path):
+    registry = Registry.create(tmp_path / "registry.db")
+    enrol(registry, "7", role="wearable", records=digests("70"))
     with registry._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -209,6 +243,7 @@ def test_a_full_disk_withdraws_nothing_and_says_so(registry):
         registry.enrol_many(crowd)
     assert registry.patient("7").status == "active"
     assert len(registry.patients()) == len(registry.events())
+    registry.close()
 
 
 def _withdraw_own(path: Path, start: int) -> None:
@@ -218,8 +253,7 @@ def _withdraw_own(path: Path, start: int) -> None:
         registry.withdraw("2")
 
 
-def test_withdrawals_from_several_processes_lose_nothing(tmp_path):
-    path = tmp_path / "registry.db"
+def test_withdrawals_from_several_processes_lose_nothing(path):
     with Registry.create(path) as registry:
         enrol(registry, "1", role="wearable", records=digests(*map(str, range(100, 141))))
         enrol(registry, "2", role="wearable", records=digests("1", "2"))

@@ -1,0 +1,156 @@
+"""A registry in an SQLite file: how it is made, opened and checked, and what its errors mean."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from server import guards, schema
+from shared.errors import DamagedError, WorkspaceError
+
+
+@dataclass(frozen=True)
+class SQLiteFile:
+    """A file, by its absolute path; see `server/database.py` for what it does."""
+
+    path: Path
+
+    def create(self) -> None:
+        """Write an empty registry; the place must be free."""
+        try:
+            self.path.open("x").close()
+        except FileExistsError:
+            raise WorkspaceError(f"there is a file at {self.path} already; a registry is never overwritten") from None
+        except OSError as error:
+            raise WorkspaceError(f"cannot write registry {self.path}: {error.strerror}") from error
+        opened = self.engine()
+        try:
+            with self._said_plainly(), closing(opened.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA journal_mode = WAL")  # the file keeps it
+            with self.writing(opened) as connection:
+                schema.fill(connection)
+                guards.put_up(connection)
+        except BaseException:
+            self.path.unlink()
+            raise
+        finally:
+            opened.dispose()
+
+    def engine(self) -> sa.Engine:
+        """Return an engine on an existing file, with SQLite's safe settings and explicit transactions."""
+        made = sa.create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
+
+        @sa.event.listens_for(made, "begin")
+        def begin(connection: sa.Connection) -> None:
+            # A writer takes the lock before it reads, so that it decides on what nobody can change any more.
+            connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+        return made
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a missing file is an error and never a new, empty registry.
+        connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=schema.BUSY_SECONDS,
+            isolation_level=None,  # the driver must not begin transactions of its own
+            check_same_thread=False,  # the pool lends a connection to one thread at a time
+        )
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def version(self, opened: sa.Engine) -> str:
+        """Return the version of a sound registry."""
+        if not self.path.is_file():
+            raise WorkspaceError(
+                f"no registry at {self.path}; `lethe init` makes a workspace, or restore it from a backup"
+            )
+        with self.reading(opened) as connection:
+            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if damage != "ok":
+                raise self._damaged(str(damage))
+            if not sa.inspect(connection).has_table("meta"):
+                raise self._damaged("it has no table 'meta'")
+            version = schema.fact(connection, "schema")
+        if version is None:
+            raise self._damaged("it does not say which version it has")
+        return version
+
+    @contextmanager
+    def reading(self, opened: sa.Engine) -> Iterator[sa.Connection]:
+        """Give a transaction that sees one state."""
+        with self._said_plainly(), opened.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, opened: sa.Engine) -> Iterator[sa.Connection]:
+        """Give the only write transaction."""
+        with self._said_plainly(), opened.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            yield connection
+
+    @contextmanager
+    def altering(self, opened: sa.Engine, *, version: str) -> Iterator[sa.Connection]:
+        """Give a write transaction that may change tables; the file as it was is kept beside it first."""
+        with self._said_plainly(), opened.connect() as connection:
+            # A table that is made anew and renamed is gone in between; nothing is checked until the end.
+            connection.connection.driver_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr]
+            connection.detach()  # nobody else is to get a connection like this
+            with connection.execution_options(begin="BEGIN IMMEDIATE").begin():
+                self._keep_copy(version)
+                yield connection
+                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise self._damaged(f"{len(broken)} rows refer to none, the first in {broken[0][0]}")
+
+    def _keep_copy(self, version: str) -> None:
+        copy = copy_of(self.path, version)
+        copy.unlink(missing_ok=True)  # of an upgrade that failed
+        now = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)
+        with closing(now), closing(sqlite3.connect(copy)) as kept:
+            now.backup(kept)
+
+    def sweep(self, opened: sa.Engine) -> bool:
+        """Empty the write-ahead log, unless somebody reads from it."""
+        with self._said_plainly(), closing(opened.raw_connection()) as raw:
+            busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+
+    @contextmanager
+    def _said_plainly(self) -> Iterator[None]:
+        """Turn the database's own errors into ones that say what to do; the transaction is undone by then."""
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = str(getattr(error, "orig", None) or error)
+            if "locked" in cause:
+                raise WorkspaceError(
+                    f"registry {self.path} stayed locked by another process for {schema.BUSY_SECONDS} s; nothing was "
+                    "changed, try again"
+                ) from error
+            if "full" in cause or "disk I/O" in cause or "readonly" in cause or "unable to open" in cause:
+                raise WorkspaceError(
+                    f"cannot use registry {self.path}: {cause}; nothing was changed. SQLite writes beside it even to "
+                    "read: free space, or check the folder's permissions"
+                ) from error
+            if "malformed" in cause or "not a database" in cause:
+                raise self._damaged(cause) from error
+            raise WorkspaceError(f"registry {self.path} refused: {cause}; nothing was changed") from error
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def _damaged(self, seen: str) -> DamagedError:
+        return DamagedError(
+            f"registry {self.path} is damaged or is no registry ({seen}); it is left as it is: "
+            "restore it from a backup, or make a new workspace with `lethe init`"
+        )
+
+
+def copy_of(path: Path, version: str) -> Path:
+    """Return where the file of an earlier version is kept."""
+    return path.with_name(f"{path.name}.version-{version}")
