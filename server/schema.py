@@ -116,7 +116,12 @@ jobs = Table(
     Index("one_job_a_withdrawal", "patient", "turn", "scope", "records", unique=True).ddl_if(dialect="sqlite"),
     sqlite_with_rowid=False,  # a row number would tell the order again
 )
-_same_words = (jobs.c.patient, jobs.c.turn, jobs.c.scope, sa.cast(jobs.c.records, sa.Text))  # PostgreSQL compares no JSON
+_same_words = (
+    jobs.c.patient,
+    jobs.c.turn,
+    jobs.c.scope,
+    sa.cast(jobs.c.records, sa.Text),
+)  # PostgreSQL compares no JSON
 Index("one_job_a_withdrawal", *_same_words, unique=True).ddl_if(dialect="postgresql")
 
 models = Table(
