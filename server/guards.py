@@ -44,9 +44,10 @@ def take_down(connection: Connection) -> None:
 
 
 def missing(connection: Connection) -> list[str]:
-    """Return the names of the triggers that are gone from the tables that are there."""
+    """Return the names of the triggers that are gone from the tables that are there; an earlier version has fewer."""
     tables, there = sa.inspect(connection).get_table_names(), _there(connection)
-    return [name for name in _names(connection) if name not in there and name.split("_no_")[0] in tables]
+    about = {"withdrawals_no_second": "renewals"}  # it came with them
+    return [n for n in _names(connection) if n not in there and about.get(n, n.split("_no_")[0]) in tables]
 
 
 def _there(connection: Connection) -> dict[str, str]:

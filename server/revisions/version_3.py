@@ -1,4 +1,4 @@
-"""Version 3: consent can be given again. A withdrawal has a turn, what ends one is a renewal, and a job has its turn too.
+"""Version 3: consent can be given again. A withdrawal has a turn, what ends it is a renewal, a job has its turn too.
 
 Of what version 2 withdrew, all was taken back from the first consent. Nothing older than this is in PostgreSQL.
 """

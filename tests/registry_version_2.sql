@@ -1,0 +1,148 @@
+BEGIN TRANSACTION;
+CREATE TABLE devices (
+	slot INTEGER NOT NULL, 
+	patient TEXT NOT NULL, 
+	general TEXT, 
+	personal TEXT, 
+	bundle TEXT, 
+	accepted BOOLEAN NOT NULL, 
+	own FLOAT, 
+	others FLOAT, 
+	seconds FLOAT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	PRIMARY KEY (slot), 
+	FOREIGN KEY(patient) REFERENCES patients (id)
+);
+CREATE TABLE jobs (
+	id TEXT NOT NULL, 
+	seq INTEGER, 
+	patient TEXT NOT NULL, 
+	slot INTEGER NOT NULL, 
+	scope TEXT NOT NULL CHECK (scope IN ('patient', 'records')), 
+	records JSON NOT NULL, 
+	state TEXT NOT NULL CHECK (state IN ('REQUESTED', 'DISPATCHED', 'UNLEARNED', 'AUDITED', 'CERTIFIED', 'FAILED')), 
+	method TEXT, 
+	requested_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	detail JSON NOT NULL, 
+	PRIMARY KEY (id), 
+	UNIQUE (seq), 
+	FOREIGN KEY(patient) REFERENCES patients (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "jobs" VALUES('j-04c89be8',1,'7',0,'records','["71"]','REQUESTED',NULL,'2026-11-27T21:10:51.763+00:00','2026-11-27T21:10:51.763+00:00','{}');
+INSERT INTO "jobs" VALUES('j-5f1f43e3',NULL,'8',1,'patient','["80"]','CERTIFIED',NULL,'2026-11-27T00:00:00.000+00:00','2026-11-27T00:00:00.000+00:00','{}');
+CREATE TABLE ledger (
+	seq INTEGER NOT NULL, 
+	at TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	body TEXT NOT NULL, 
+	previous TEXT NOT NULL, 
+	hash TEXT NOT NULL, 
+	PRIMARY KEY (seq), 
+	UNIQUE (previous), 
+	UNIQUE (hash)
+);
+INSERT INTO "ledger" VALUES(1,'2026-11-27T21:10:51.708+00:00','consent','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"event":"given","records":["4d194ff1ec54a54e000df6b6a8a3d063da36f0155887d71e635f68300cc92228"],"scope":"patient","source":"enrolment"}','0000000000000000000000000000000000000000000000000000000000000000','e507526337f2f2d1401dbc87a81d572b3e98d41b22ef8d9f405e30172e71d76c');
+INSERT INTO "ledger" VALUES(2,'2026-11-27T21:10:51.708+00:00','consent','7e58eb975a7b72b54ce8e4e7c71be0da883b70211fa59cfcc8bdb33a7f8bf41e','{"event":"given","records":["4ab8582ff28f5138e2f3abf18ad07881c24e1cde12e11a830618adbec7cb1684","1640998218a23f579995b5f5695de8a5f7aaaf55079aafd964a538971f097805","acc01ab5b0d46aad691073ca1cf2f9fa75f116550b2eb770ae3dae33267a5085"],"scope":"patient","source":"enrolment"}','e507526337f2f2d1401dbc87a81d572b3e98d41b22ef8d9f405e30172e71d76c','b620851ae95c7462ce7d026e9f4d747bcd95409ad9c17729077ebbd4d1437f8f');
+INSERT INTO "ledger" VALUES(3,'2026-11-27T21:10:51.708+00:00','consent','d4234d68bef93c8f999bceb5de7686bacd27e100a5b3ebbc9ccdb3206276ffa5','{"event":"given","records":["a9f8383b7d740ddbd75ea31a63ed13ebf45d654caad3e9a9fc70f01416d5ea8a","7562d446d8ddb8dfe3e61fb52df7f91bb6ce2911057c9000bf3b69d8185b0c32"],"scope":"patient","source":"enrolment"}','b620851ae95c7462ce7d026e9f4d747bcd95409ad9c17729077ebbd4d1437f8f','657b17ff964f3e60924c8c66b5219c2ee9de319754eda91dd9d5d69a7583d565');
+INSERT INTO "ledger" VALUES(4,'2026-11-27T21:10:51.763+00:00','consent','7e58eb975a7b72b54ce8e4e7c71be0da883b70211fa59cfcc8bdb33a7f8bf41e','{"event":"withdrawn","records":["1640998218a23f579995b5f5695de8a5f7aaaf55079aafd964a538971f097805"],"scope":"records","source":"operator"}','657b17ff964f3e60924c8c66b5219c2ee9de319754eda91dd9d5d69a7583d565','5042abbe81e9f3f086dddf5267a83910d7f0ea0657c73efb4ebe38f7938ee237');
+INSERT INTO "ledger" VALUES(5,'2026-11-27T21:10:51.763+00:00','job','7e58eb975a7b72b54ce8e4e7c71be0da883b70211fa59cfcc8bdb33a7f8bf41e','{"detail":{},"job":"3737b0250a8015a08afd6dcca68d989cba93bf7bc8331cc6a1b7f384d91c6164","state":"REQUESTED"}','5042abbe81e9f3f086dddf5267a83910d7f0ea0657c73efb4ebe38f7938ee237','113f5a23a9b9684a080b1c17cb48f4d60d84ecd554a31ecdc5083cc6c123a844');
+INSERT INTO "ledger" VALUES(6,'2026-11-27T21:10:51.871+00:00','consent','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"event":"withdrawn","records":["4d194ff1ec54a54e000df6b6a8a3d063da36f0155887d71e635f68300cc92228"],"scope":"patient","source":"operator"}','113f5a23a9b9684a080b1c17cb48f4d60d84ecd554a31ecdc5083cc6c123a844','749192fdac105ae7dc270a3d6d62a19f9d00e8f16ace8dd4d36dc97f43a40118');
+INSERT INTO "ledger" VALUES(7,'2026-11-27T21:10:51.871+00:00','job','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"detail":{},"job":"1e76f514d8bcca3bd3afd50f5fc90c828f433da056c01631e6a63e7669f7a084","state":"REQUESTED"}','749192fdac105ae7dc270a3d6d62a19f9d00e8f16ace8dd4d36dc97f43a40118','5cffee13d6dc9079f1862ce8a4989505fc11fefb4e1b777a40ef28a472f3ed04');
+INSERT INTO "ledger" VALUES(8,'2026-11-27T21:10:51.910+00:00','job','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"detail":{},"job":"1e76f514d8bcca3bd3afd50f5fc90c828f433da056c01631e6a63e7669f7a084","state":"DISPATCHED"}','5cffee13d6dc9079f1862ce8a4989505fc11fefb4e1b777a40ef28a472f3ed04','3f90dcab11f5cbcde55f531194009c1efaec0579ef00253e543da03eb25f7963');
+INSERT INTO "ledger" VALUES(9,'2026-11-27T21:10:51.932+00:00','job','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"detail":{},"job":"1e76f514d8bcca3bd3afd50f5fc90c828f433da056c01631e6a63e7669f7a084","state":"UNLEARNED"}','3f90dcab11f5cbcde55f531194009c1efaec0579ef00253e543da03eb25f7963','a32b87c76bac0a8f6f129c0ddb0af06783b5370dc65d0027558c15092b78dfed');
+INSERT INTO "ledger" VALUES(10,'2026-11-27T21:10:51.946+00:00','verdict','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"detail":{},"job":"1e76f514d8bcca3bd3afd50f5fc90c828f433da056c01631e6a63e7669f7a084","state":"AUDITED"}','a32b87c76bac0a8f6f129c0ddb0af06783b5370dc65d0027558c15092b78dfed','7ee648e419202919cdd3251ea8b6a1b9cb6055c52259283f62ccce1c17f12102');
+INSERT INTO "ledger" VALUES(11,'2026-11-27T21:10:51.960+00:00','certificate','665d79951f6f0a50c28e5707ba69650cf90812a42ca60fc369a00e3ddfb3c763','{"detail":{},"job":"1e76f514d8bcca3bd3afd50f5fc90c828f433da056c01631e6a63e7669f7a084","state":"CERTIFIED"}','7ee648e419202919cdd3251ea8b6a1b9cb6055c52259283f62ccce1c17f12102','914189ebca0ae1408ff002b0588f098e6d705fe7c3a69c5411b806a91f607ebe');
+INSERT INTO "ledger" VALUES(12,'2026-11-27T21:10:52.034+00:00','consent','d4234d68bef93c8f999bceb5de7686bacd27e100a5b3ebbc9ccdb3206276ffa5','{"event":"withdrawn","records":["a9f8383b7d740ddbd75ea31a63ed13ebf45d654caad3e9a9fc70f01416d5ea8a"],"scope":"records","source":"operator"}','914189ebca0ae1408ff002b0588f098e6d705fe7c3a69c5411b806a91f607ebe','25ef2491c8c6332e79c78a0745cacff8cf115dab1ccbd7a6cfb90649394e69ad');
+CREATE TABLE meta (
+	name TEXT NOT NULL, 
+	value TEXT NOT NULL, 
+	PRIMARY KEY (name)
+);
+INSERT INTO "meta" VALUES('schema','2');
+CREATE TABLE models (
+	seq INTEGER NOT NULL, 
+	digest TEXT NOT NULL, 
+	kind TEXT NOT NULL CHECK (kind IN ('general', 'personal')), 
+	parent TEXT, 
+	slot INTEGER, 
+	lineage JSON NOT NULL, 
+	created_at TEXT NOT NULL, 
+	PRIMARY KEY (seq), 
+	UNIQUE (digest)
+);
+CREATE TABLE patients (
+	id TEXT NOT NULL, 
+	pseudonym TEXT NOT NULL, 
+	role TEXT NOT NULL CHECK (role IN ('corpus', 'wearable', 'control')), 
+	slot INTEGER, 
+	enrolled_at TEXT NOT NULL, 
+	PRIMARY KEY (id), 
+	CHECK ((role = 'wearable') = (slot IS NOT NULL)), 
+	UNIQUE (pseudonym), 
+	UNIQUE (slot)
+);
+INSERT INTO "patients" VALUES('7','p-a32a2efd','wearable',0,'2026-11-27T21:10:51.708+00:00');
+INSERT INTO "patients" VALUES('8','p-1de8f9e6','wearable',1,'2026-11-27T00:00:00.000+00:00');
+INSERT INTO "patients" VALUES('9','p-24eab498','corpus',NULL,'2026-11-27T21:10:51.708+00:00');
+CREATE TABLE records (
+	patient TEXT NOT NULL, 
+	id TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	PRIMARY KEY (patient, id), 
+	FOREIGN KEY(patient) REFERENCES patients (id)
+);
+INSERT INTO "records" VALUES('7','70','0000000000000000000000000000000000000000000000000000000000000046');
+INSERT INTO "records" VALUES('7','71','0000000000000000000000000000000000000000000000000000000000000047');
+INSERT INTO "records" VALUES('7','72','0000000000000000000000000000000000000000000000000000000000000048');
+INSERT INTO "records" VALUES('8','80','0000000000000000000000000000000000000000000000000000000000000050');
+INSERT INTO "records" VALUES('9','90','000000000000000000000000000000000000000000000000000000000000005a');
+INSERT INTO "records" VALUES('9','91','000000000000000000000000000000000000000000000000000000000000005b');
+CREATE TABLE runs (
+	seq INTEGER NOT NULL, 
+	id TEXT NOT NULL, 
+	started_at TEXT NOT NULL, 
+	finished_at TEXT, 
+	status TEXT NOT NULL, 
+	settings JSON NOT NULL, 
+	detail JSON NOT NULL, 
+	PRIMARY KEY (seq), 
+	UNIQUE (id)
+);
+CREATE TABLE salts (
+	patient TEXT NOT NULL, 
+	salt BLOB NOT NULL, 
+	seq INTEGER NOT NULL, 
+	PRIMARY KEY (seq), 
+	UNIQUE (patient), 
+	FOREIGN KEY(patient) REFERENCES patients (id)
+);
+INSERT INTO "salts" VALUES('7',X'28965E41196DB673A005F7CD620006E93059EBC6791A073AA42FC3287E611CDC',1);
+INSERT INTO "salts" VALUES('8',X'0000000000000000000000000000000000000000000000000000000000000000',2);
+INSERT INTO "salts" VALUES('9',X'8A4440D902F2365AE75FBB59CFD00C874BA5F9A7F91964E09D023F406302033E',3);
+CREATE TABLE withdrawals (
+	patient TEXT NOT NULL, 
+	record TEXT NOT NULL, 
+	PRIMARY KEY (patient, record), 
+	FOREIGN KEY(patient, record) REFERENCES records (patient, id)
+);
+INSERT INTO "withdrawals" VALUES('7','71');
+INSERT INTO "withdrawals" VALUES('8','80');
+INSERT INTO "withdrawals" VALUES('9','90');
+CREATE INDEX ix_ledger_subject ON ledger (subject);
+CREATE INDEX ix_records_sha256 ON records (sha256);
+CREATE INDEX ix_jobs_patient ON jobs (patient);
+CREATE UNIQUE INDEX one_whole_withdrawal ON jobs (patient, slot) WHERE scope = 'patient';
+CREATE UNIQUE INDEX one_job_a_withdrawal ON jobs (patient, scope, records);
+CREATE TRIGGER ledger_no_update BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'ledger is append-only'); END;
+CREATE TRIGGER ledger_no_delete BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'ledger is append-only'); END;
+CREATE TRIGGER ledger_no_replace BEFORE INSERT ON ledger WHEN EXISTS (SELECT 1 FROM ledger WHERE seq = NEW.seq OR previous = NEW.previous OR hash = NEW.hash) BEGIN SELECT RAISE(ABORT, 'ledger is append-only'); END;
+CREATE TRIGGER withdrawals_no_update BEFORE UPDATE ON withdrawals BEGIN SELECT RAISE(ABORT, 'withdrawals is append-only'); END;
+CREATE TRIGGER withdrawals_no_delete BEFORE DELETE ON withdrawals BEGIN SELECT RAISE(ABORT, 'withdrawals is append-only'); END;
+CREATE TRIGGER withdrawals_no_replace BEFORE INSERT ON withdrawals WHEN EXISTS (SELECT 1 FROM withdrawals WHERE patient = NEW.patient AND record = NEW.record) BEGIN SELECT RAISE(ABORT, 'withdrawals is append-only'); END;
+CREATE TRIGGER ledger_no_gap BEFORE INSERT ON ledger WHEN NEW.previous <> coalesce((SELECT hash FROM ledger ORDER BY seq DESC LIMIT 1), '0000000000000000000000000000000000000000000000000000000000000000') OR NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM ledger) BEGIN SELECT RAISE(ABORT, 'ledger is append-only: an entry follows the last one'); END;
+COMMIT;
