@@ -199,7 +199,7 @@ def note(connection: Connection, name: str, value: str) -> None:
 def adding(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that can be told what to do where the row is there already; `rowcount` then says if it was."""
     made = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
-    return made.inline()  # without asking for the new row's number, which would take the count's place
+    return made.execution_options(preserve_rowcount=True)
 
 
 def as_bytes(connection: Connection, column: Column[str]) -> sa.ColumnElement[bytes]:
