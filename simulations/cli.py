@@ -46,9 +46,8 @@ app = typer.Typer(
 devices.command("run")(run_device)
 patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
-for name, group in (
-    GROUPS | {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}
-).items():
+GROUPS |= {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}
+for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
 Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")]
@@ -93,12 +92,7 @@ def init(
     home: Home = DEFAULT_HOME,
     scenario: Annotated[str, typer.Option("--scenario", help="quickstart, real, or a TOML file.")] = "real",
     assignments: Assignments = None,
-    database: Annotated[
-        str | None,
-        typer.Option(
-            "--registry", metavar="URL", help="An empty PostgreSQL database; else SQLite.", show_default=False
-        ),
-    ] = None,
+    database: Annotated[str | None, typer.Option("--registry", metavar="URL", help="PostgreSQL; else SQLite.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a workspace: split a data set's patients, enrol them."""
@@ -211,12 +205,9 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
     ):
         trained = None
         while trained is None:  # somebody withdrew meanwhile
+            so_often = registry.withdrawals(PUBLIC_ROLES)
             trained = train_while_consented(
-                workspace,
-                registry,
-                settings,
-                tell=lambda done, _: tell(done),
-                withdrawals=registry.withdrawals(PUBLIC_ROLES),
+                workspace, registry, settings, tell=lambda n, _: tell(n), withdrawals=so_often
             )
     left_out = dict(Counter(one.reason for one in trained.left_out))
     result = {**trained.record, "reused": trained.reused, "left_out": left_out}
