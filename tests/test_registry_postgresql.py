@@ -65,7 +65,7 @@ def tables(path: Path) -> int:
 )
 def test_no_statement_rewrites_history(registry, path, table, statement):
     registry.withdraw("7")
-    key = "seq" if table == "ledger" else "patient, record"
+    key = "seq" if table == "ledger" else "patient, record, turn"
     if "excluded" in statement and table == "withdrawals":
         statement = statement.replace("SET {1} = excluded.{1}", "SET record = excluded.record")
     with pytest.raises(REFUSED, match=r"append-only"), by_hand(path) as connection:
