@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server import phases, results, roll_call
+from server import corpus_jobs, phases, results, roll_call
 from server.corpus import open_corpus
 from server.forgotten import unname
 from server.general import PUBLIC_ROLES, Trained, is_stale, train_while_consented
@@ -21,7 +21,7 @@ from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
 from server.revocation import public_keys
-from server.rows import DUE
+from server.rows import DUE, HOSPITAL
 from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
@@ -111,6 +111,7 @@ def refresh(run: Run) -> Trained:
         unlearn(run, only_new=True)
         if trained is None or is_stale(run.workspace, run.registry, run.settings):  # while others were unlearnt
             continue
+        corpus_jobs.acknowledge(run, trained)
         passed_over = personalise(run, trained, withdrawals)
         unlearn(run, only_new=True)
         if not passed_over and not is_stale(run.workspace, run.registry, run.settings):
@@ -124,6 +125,7 @@ def _train(run: Run, withdrawals: int) -> Trained | None:
         run: whose settings and registry.
         withdrawals: how often public records had been withdrawn before the choice of records.
     """
+    corpus_jobs.dispatch(run)
     with run.progress.phase("general") as tell:
         return train_while_consented(run.workspace, run.registry, run.settings, tell=tell, withdrawals=withdrawals)
 
@@ -168,7 +170,7 @@ def personalise(run: Run, trained: Trained, withdrawals: int) -> bool:
     found = {slot: reply for slot, reply in found.items() if slot not in stopped}
     run.personal |= found
     for slot, reply in found.items():
-        if reply.status == "ok":
+        if reply.status == "ok" or reply.personal == trained.digest:  # also who serves the general model alone
             node, identity = run.devices[slot]
             run.devices[slot] = node, replace(identity, package=package.fingerprint, in_use=package.fingerprint)
         if reply.personal:
@@ -239,7 +241,8 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
         done = run.withdrawals.values()
         for one in done:
             one.steps = one.steps or tuple((step.state, step.at) for step in run.registry.job_events(one.job.id))
-        due = [job for job in run.registry.jobs(DUE) if job.id not in run.withdrawals]
+        due = [job for job in run.registry.jobs(DUE) if job.id not in run.withdrawals and job.slot != HOSPITAL]
+        endings = corpus_jobs.close(run, trained)
         result: dict[str, Any] = {
             "run": run.name,
             "created": began.isoformat(timespec="seconds"),
@@ -254,6 +257,7 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
                 *(results.describe_withdrawal(one, pseudonyms[one.job.slot], run.settings) for one in done),
                 *(results.describe_due(job, pseudonyms[job.slot], run.settings) for job in due),
             ],
+            "public_withdrawals": corpus_jobs.describe(endings, run),
             "silent": results.describe_silent(run.registry.patients("wearable"), run.personal, began=began),
             "phases": run.progress.phases,
             "seconds": (datetime.now(UTC) - began).total_seconds(),

@@ -17,7 +17,7 @@ from server import evidence, keys
 from server.deadlines import deadline_of
 from server.ledger import Head
 from server.recount import BYTES_ALONE
-from server.rows import Job, ModelRow
+from server.rows import HOSPITAL, Job, ModelRow
 from server.statement import (
     BUNDLE,
     MODEL,
@@ -119,7 +119,7 @@ def issue(
             lineage=Lineage(
                 general=acknowledgement.general, before=acknowledgement.before, after=acknowledgement.after
             ),
-            erased=_erased(acknowledgement),
+            erased=_erased(acknowledgement, job),
             audit=_audit(verdict, settings),
             version=Version(code=code_version(), data=_data(registry.models(), acknowledgement.general)),
             ledger=LedgerHead(seq=head[0], hash=head[1]),
@@ -182,11 +182,11 @@ def _request(job: Job, settings: Settings, now: datetime) -> Request:
     )
 
 
-def _erased(acknowledgement: UnlearnReply) -> Erased:
+def _erased(acknowledgement: UnlearnReply, job: Job) -> Erased:
     """Count what is gone; the files' names would name the records."""
     files = acknowledgement.erased
     return Erased(
-        where="device",
+        where="hospital" if job.slot == HOSPITAL else "device",
         at=acknowledgement.unlearned_at,
         files=len(files),
         bytes=sum(file.bytes for file in files),

@@ -15,6 +15,8 @@ from server.verification import Report
 
 MARKS = {True: ("✓", "bold green"), False: ("✗", "bold red"), None: ("–", "dim")}
 
+PLACES = {"device": "on the device", "hospital": "at the hospital"}
+
 
 def report_page(name: str, report: Report) -> RenderableType:
     """Draw every check with its mark, then the outcome in one sentence."""
@@ -43,7 +45,7 @@ def certificate_page(name: str, statement: Statement) -> RenderableType:
         ("patient", f"{told.subject}, as the ledger names the patient"),
         ("asked", f"{_when(asked.requested_at)}: forget {everything}{counted(asked.records, 'record')}"),
         ("deadline", f"{_when(asked.deadline)}, {'kept' if asked.kept else 'missed'}"),
-        ("erased", f"{_when(gone.at)} on the device: {_erased(gone.segments, gone.files, gone.bytes)}"),
+        ("erased", f"{_when(gone.at)} {PLACES[gone.where]}: {_erased(gone.segments, gone.files, gone.bytes)}"),
         ("method", f"{told.method.name}, {'exact' if told.method.exact else 'approximate'}"),
         ("general model", told.lineage.general or "none"),
         ("model before", told.lineage.before or "none"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.model_words import model_state
 from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
 from shared.errors import UsageError, WorkspaceError, plainly
@@ -82,11 +83,13 @@ def list_patients(
     with _registry(home) as registry:
         found = registry.patients(role)
         told = {device.slot: device for device in registry.devices()}
-        due = registry.jobs()
+        due, stale = registry.jobs(), registry.stale()
     own: dict[str, list[Job]] = {one.id: [] for one in found}
     for job in due:
         own.get(job.patient, []).append(job)
-    worn = {p.id: cli_views.model_state(p, told.get(p.slot), own[p.id]) for p in found if p.slot is not None}
+    worn = {
+        p.id: model_state(p, told.get(p.slot), own[p.id], stale=p.slot in stale) for p in found if p.slot is not None
+    }
     result = {"patients": [asdict(one) | {"model": worn.get(one.id)} for one in found]}
     show(result, as_json=as_json, render=lambda: cli_views.patient_table(found, worn, role=role))
 
@@ -102,7 +105,8 @@ def show_patient(patient: PatientId, home: Home = HOME, as_json: AsJson = False)
         events = registry.events(patient)
         own = [job for job in registry.jobs() if job.patient == patient]
         device = next((one for one in registry.devices() if one.slot == who.slot), None)
-    model = cli_views.model_state(who, device, own) if who.slot is not None else None
+        stale = who.slot in registry.stale()
+    model = model_state(who, device, own, stale=stale) if who.slot is not None else None
     result = {
         "patient": asdict(who) | {"model": model},
         "records": _dicts(records),
@@ -194,7 +198,7 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
     Raises:
         UsageError: there is nobody to ask.
     """
-    effect = "no run uses them any more"
+    effect = "the general model, and every copy of it, is made again without them"
     if patient.slot is not None:
         effect = f"device {patient.slot} erases them and its model unlearns them"
     what = f"{', '.join(lost)} ({len(lost)} of {counted(of, 'record')})"
@@ -214,6 +218,8 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 def _next_step(
     patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError | WorkspaceError]
 ) -> str:
+    if patient.slot is None:
+        return _at_the_hospital(covering, home)
     if any(job.state in UNFORGOTTEN for job in covering):
         what = "what it is making of them, and the model that it made of them"
         word = f"Device {patient.slot} has word: it stops {what}."
@@ -231,11 +237,17 @@ def _next_step(
             f"{word} The run that goes on, or the next `{run_command(home)}`, has it compare copies with and without "
             "them, then erase them and unlearn."
         )
-    if covering:
-        return "The device has forgotten them already."
-    if patient.role == "corpus":
-        return f"The next `{run_command(home)}` trains a general model without these records."
-    return "No run uses these records any more."
+    return "The device has forgotten them already."
+
+
+def _at_the_hospital(covering: Sequence[Job], home: Path) -> str:
+    """Return what happens to records that the general model was made of, or that travel with it."""
+    if all(job.state == "CERTIFIED" for job in covering):
+        return "No model is made of them any more."
+    return (
+        f"No run uses them any more. The next `{run_command(home)}` trains a general model without these records, has "
+        "every device make its copy from it, and certifies that."
+    )
 
 
 @devices.command("list")

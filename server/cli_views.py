@@ -9,10 +9,20 @@ from rich.text import Text
 
 from server.deadlines import Due
 from server.ledger import Entry
-from server.rows import UNFORGOTTEN, ConsentEvent, DeviceRow, Job, JobEvent, Patient, RecordRow, Role, counted
+from server.rows import (
+    HOSPITAL,
+    ConsentEvent,
+    DeviceRow,
+    Job,
+    JobEvent,
+    Patient,
+    RecordRow,
+    Role,
+    counted,
+)
 from server.step_words import step_words
 
-NO_JOB = "No job; a withdrawal by a patient with a device makes one."
+NO_JOB = "No job; a withdrawal makes one."
 SOON_DAYS = 7  # a deadline that near is coloured
 MOST_ROWS = 200  # of a table; all of PTB-XL is no table
 UNLINKED = (
@@ -25,6 +35,7 @@ STYLES = {
     "personal, unlearned": "green",
     "general (rolled back)": "yellow",
     "general": "yellow",
+    "stale": "yellow",
     "to unlearn": "yellow",
     "unlearning": "yellow",
     "unlearning failed": "bold red",
@@ -39,22 +50,6 @@ STYLES = {
     "CERTIFIED": "bold green",
     "FAILED": "bold red",
 }
-
-
-def model_state(patient: Patient, device: DeviceRow | None, jobs: Sequence[Job]) -> str:
-    """Say in a word or two which model a patient's device has, as far as the hospital knows."""
-    due = {job.state for job in jobs if job.state in UNFORGOTTEN}
-    if "FAILED" in due:
-        return "unlearning failed"
-    if due:
-        return "unlearning" if "DISPATCHED" in due else "to unlearn"
-    if patient.status == "withdrawn":
-        return "forgotten"
-    if device is None or device.personal is None:
-        return "none yet"
-    if not device.accepted:
-        return "general (rolled back)"
-    return "personal, unlearned" if patient.withdrawn else "personal"
 
 
 def patient_table(patients: Sequence[Patient], models: Mapping[str, str], *, role: Role) -> RenderableType:
@@ -135,7 +130,18 @@ def check(due: Sequence[Due], days: int) -> RenderableType:
 
 
 def _job_cells(job: Job) -> tuple[str | Text, ...]:
-    return (job.id, job.patient, str(job.slot), _forget(job.scope, job.records), _styled(job.state), job.method or "–")
+    return (
+        job.id,
+        job.patient,
+        "–" if job.slot == HOSPITAL else str(job.slot),
+        _forget(job.scope, job.records),
+        _styled(job.state),
+        job.method or "–",
+    )
+
+
+def _place(job: Job) -> str:
+    return "the hospital, general model" if job.slot == HOSPITAL else f"slot {job.slot}"
 
 
 def _left(one: Due) -> Text:
@@ -154,7 +160,7 @@ def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
     """Draw one job and every step it took."""
     facts: list[tuple[str, str | Text]] = [
         ("patient", job.patient),
-        ("device", f"slot {job.slot}"),
+        ("device", _place(job)),
         ("forget", f"{_forget(job.scope, job.records)}: {', '.join(job.records)}"),
         ("state", _styled(job.state)),
         ("method", job.method or "–"),
@@ -192,7 +198,7 @@ def withdrawal(
             ("records", ", ".join(event.records)),
         ]
     for job in jobs:
-        facts.append(("job", Text.assemble(f"{job.id}, slot {job.slot}, ", _styled(job.state))))
+        facts.append(("job", Text.assemble(f"{job.id}, {_place(job)}, ", _styled(job.state))))
     return _spaced(Text(head, style="bold"), _facts(facts), Text(next_step))
 
 

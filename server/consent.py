@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from server import history
 from server.history import Names
 from server.people import same_record, standing
-from server.rows import DUE, ROLES, Enrolment, Job, Patient, Scope
+from server.rows import DUE, HOSPITAL, ROLES, Enrolment, Job, Patient, Scope
 from server.schema import jobs, patients, records, renewals, salts, withdrawals
 from shared.errors import ConsentError, UsageError
 
@@ -81,7 +81,7 @@ def take_back(
     """Withdraw the named records, or all; what is withdrawn already stays as it is.
 
     Returns:
-        The ids of the jobs that cover what was named, older ones included; none without a device.
+        The ids of the jobs that cover what was named, older ones included.
 
     Raises:
         UsageError: a record that the patient does not have, or none named.
@@ -98,8 +98,6 @@ def take_back(
     history.enter_consent(connection, names, "withdrawn", scope, now, source=source, at=at)
     gone = [{"patient": patient.id, "record": record, "turn": patient.consents} for record in now]
     connection.execute(sa.insert(withdrawals), gone)
-    if patient.slot is None:
-        return earlier
     return [*earlier, _request(connection, patient, scope, held if scope == "patient" else now, at=at)]
 
 
@@ -208,10 +206,10 @@ def named_records(patient: str, named: Sequence[str], held: Sequence[str]) -> se
 
 
 def _request(connection: Connection, patient: Patient, scope: Scope, forget: Sequence[str], *, at: str) -> str:
-    """Put a job in the queue of the patient's device; return its id."""
-    assert patient.slot is not None
+    """Put a job in the queue of the patient's device, or of the hospital itself; return its id."""
+    slot = HOSPITAL if patient.slot is None else patient.slot
     name = _fresh("j", set(connection.scalars(sa.select(jobs.c.id))))
-    job = Job(name, patient.id, patient.slot, scope, tuple(forget), "REQUESTED", None, at, at)
+    job = Job(name, patient.id, slot, scope, tuple(forget), "REQUESTED", None, at, at)
     last = sa.select(sa.func.coalesce(sa.func.max(jobs.c.seq), 0) + 1).scalar_subquery()
     connection.execute(sa.insert(jobs).values(asdict(job) | {"seq": last, "turn": patient.consents}))
     history.enter_step(connection, job, "REQUESTED", {}, at=at)

@@ -61,7 +61,7 @@ class ConsentBook(JobBook):
         Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
 
         Returns:
-            The jobs that cover what was named, for a patient with a device; else none.
+            The jobs that cover what was named.
 
         Raises:
             UsageError: an unknown patient or record, or an empty list of records.

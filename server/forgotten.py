@@ -25,11 +25,11 @@ def unname(reports: Path, registry: Registry) -> list[Path]:
     Returns:
         The folders of the reports whose page has to be built again.
     """
-    slots, changed = registry.forgotten(), []
-    for path in sorted(reports.glob(f"*/{RESULT}")) if slots else []:
+    slots, people, changed = registry.forgotten(), registry.forgotten_pseudonyms(), []
+    for path in sorted(reports.glob(f"*/{RESULT}")) if people else []:
         with suppress(ValueError):  # no result: it cannot be read, and `lethe report` says so
             result = json.loads(path.read_text())
-            if without_names(result, slots):
+            if without_names(result, slots) | without_public_names(result, people):
                 (path.parent / PAGE).unlink(missing_ok=True)
                 write_atomically(path, json.dumps(result, indent=2).encode())
                 changed.append(path.parent)
@@ -51,3 +51,12 @@ def without_names(result: Any, slots: Collection[int]) -> bool:
         else:
             row |= {name: "" for name in ("personal", "bundle") if name in row}
     return bool(rows)
+
+
+def without_public_names(result: Any, pseudonyms: Collection[str]) -> bool:
+    """Take the names of these corpus and control patients out of a result, in place; return whether there were any."""
+    rows = result.get("public_withdrawals", []) if isinstance(result, dict) else []
+    named = [row for row in rows if row["pseudonym"] in pseudonyms]
+    for row in named:
+        row |= {"pseudonym": NOBODY, "job": ""}
+    return bool(named)

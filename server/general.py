@@ -20,7 +20,7 @@ import torch
 from server.corpus import Corpus, open_corpus, segments_of
 from server.crops import Rows
 from server.learning import Tell, fit_general
-from server.registry import Registry
+from server.registry import GENERAL, Registry
 from server.rows import Role
 from server.sisa import Sharding, train_sharded
 from server.templates import template
@@ -114,6 +114,7 @@ def train_general(
     lineage = lineage_of(corpus.signals, settings)
     known = keep_only(workspace.models, lineage)
     if known is not None:
+        registry.remember(GENERAL, {"digest": known.name})
         told = json.loads((known / "curves.json").read_text())
         return Trained(known.name, True, told, lineage["data"], withdrawn, corpus.signals.left_out)
     began = time.perf_counter()
@@ -135,6 +136,7 @@ def train_general(
     made_of = [one.id for one in corpus.signals.records]
     publish(workspace.models / package.digest, package, lineage, record, records=made_of)
     registry.add_model(package.digest, kind="general", parent=None, slot=None, lineage=lineage)
+    registry.remember(GENERAL, {"digest": package.digest})
     return Trained(package.digest, False, record, lineage["data"], withdrawn, corpus.signals.left_out)
 
 

@@ -13,6 +13,8 @@ from server.consent_book import ConsentBook
 from server.people import patient_of, patients_of, records_of, standing
 from server.rows import (
     DUE,
+    HOSPITAL,
+    UNFORGOTTEN,
     ConsentEvent,
     DeviceRow,
     Enrolment,
@@ -40,6 +42,9 @@ __all__ = [
     "RunRow",
     "State",
 ]
+
+
+GENERAL = "general"  # the fact under this name says which general model devices are to have
 
 
 class Registry(ConsentBook):
@@ -86,6 +91,28 @@ class Registry(ConsentBook):
         gone = sa.select(people.c.slot).join(salts).where(salts.c.salt == history.DESTROYED, people.c.slot.is_not(None))
         with self._reading() as connection:
             return set(connection.scalars(gone))
+
+    def forgotten_pseudonyms(self) -> set[str]:
+        """Return the pseudonyms of the patients, with a device or without, who are forgotten as `forgotten` says."""
+        people, salts = schema.patients, schema.salts
+        with self._reading() as connection:
+            gone = sa.select(people.c.pseudonym).join(salts).where(salts.c.salt == history.DESTROYED)
+            return set(connection.scalars(gone))
+
+    def stale(self) -> set[int]:
+        """Return the slots whose device has a general model, or a copy of one, that the next run replaces.
+
+        That is one that the hospital has another in place of, and any while it has yet to train without a withdrawn
+        record.
+        """
+        jobs, devices, serves = schema.jobs, schema.devices, self.recall(GENERAL) or {}
+        waiting = sa.select(sa.func.count()).where(jobs.c.slot == HOSPITAL, jobs.c.state.in_(UNFORGOTTEN))
+        with self._reading() as connection:
+            last = None if connection.scalar(waiting) else serves.get("digest")
+            rows = connection.execute(
+                sa.select(devices.c.slot, devices.c.general).where(devices.c.general.is_not(None))
+            )
+            return {row.slot for row in rows if row.general != last}
 
     def name_of(self, job: Job) -> str:
         """Return a job's name in the ledger; once its patient is forgotten, one that nobody can look up."""

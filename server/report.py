@@ -29,6 +29,7 @@ from server.wording import (
     percent,
     points,
     probability,
+    public_endings,
     size,
     word,
     worded,
@@ -118,7 +119,7 @@ def _view(result: Result, arrays: Arrays) -> dict[str, Any]:
         "rows_at_most": figures.ROWS_AT_MOST,
         "styles": STYLES,
         "style_of": style_of,
-        "made_without": made_without(result["general"]),
+        "made_without": [*made_without(result["general"]), *public_endings(result.get("public_withdrawals", []))],
         "reasons": [(row["pseudonym"], row["reason"]) for row in result["personal"] if row["reason"]],
     }
 

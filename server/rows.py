@@ -16,6 +16,8 @@ State = Literal["REQUESTED", "DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED", 
 ROLES: tuple[Role, ...] = get_args(Role)
 STATES: tuple[State, ...] = get_args(State)
 
+HOSPITAL = -1  # in a slot's place: a job that the hospital carries out itself, on its general model
+
 # Which state may follow which. A job that failed is dispatched again by a later run.
 FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "REQUESTED": ("DISPATCHED", "FAILED"),
@@ -86,9 +88,10 @@ class ConsentEvent:
 
 @dataclass(frozen=True)
 class Job:
-    """One device's duty to forget.
+    """One device's duty to forget, or the hospital's own.
 
     Attributes:
+        slot: the device; HOSPITAL where the records are a corpus or control patient's.
         scope: "patient" when nothing of the patient may stay, else "records".
         records: what to forget; for scope "patient" every record the patient ever had.
         method: the last one that a detail named, None before the first dispatch.

@@ -161,9 +161,9 @@ class Lineage(_Part):
 
 
 class Erased(_Part):
-    """What the device removed or replaced, as it acknowledged."""
+    """What the device removed or replaced, as it acknowledged; or what the hospital did, of the general model's."""
 
-    where: Literal["device"]
+    where: Literal["device", "hospital"]
     at: Moment
     files: Count
     bytes: Count

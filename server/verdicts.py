@@ -24,6 +24,7 @@ GENERAL = "the general model's bytes"
 START = "general model it starts from"
 FRESH = "the bytes of a fresh copy"
 NO_MODEL = "model in use"
+COPIES = "devices with a model that descends from an older general one"
 
 TITLES = {
     "margin": "mean margin",

@@ -21,6 +21,7 @@ from server.rule import of_job
 from server.statement import BUNDLE, MODEL, Statement
 from server.verdicts import (
     BUNDLED,
+    COPIES,
     FRESH,
     GENERAL,
     LEFTOVERS,
@@ -200,6 +201,8 @@ def _expected(statement: Statement) -> dict[str, str]:
     """Return the checks of bytes that there must be, and what each must have expected."""
     told = statement.predicate
     model, bundle = told.lineage.after or "none", statement.digest(BUNDLE)
+    if told.erased.where == "hospital":  # the general model itself, made again
+        return {SERVED: model, RECORDS: "none", LINEAGE: "no withdrawn record", COPIES: "none"}
     found = {SERVED: model, BUNDLED: "none" if bundle == EMPTY else bundle, RECORDS: "none", LEFTOVERS: "none"}
     found[OTHERS] = "unchanged"
     if told.audit.mode == "white-box":

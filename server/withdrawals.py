@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from server import certifying, looks, phases, roll_call
 from server.general import sound_packages
-from server.rows import DUE, UNFORGOTTEN, Job
+from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
 from shared.messages import UnlearnReply
 from shared.version import code_version
@@ -18,7 +18,8 @@ from shared.version import code_version
 
 def unlearn(run: Run, *, only_new: bool = False) -> None:
     """Carry out the jobs that are due, one a device at a time; `only_new` leaves out those that were tried already."""
-    waiting = [job for job in run.registry.jobs(DUE) if not only_new or job.id not in run.tried]
+    waiting = [job for job in run.registry.jobs(DUE) if job.slot != HOSPITAL]
+    waiting = [job for job in waiting if not only_new or job.id not in run.tried]
     waiting.sort(key=lambda job: job.state not in UNFORGOTTEN)  # whoever only waits for a verdict can wait
     run.tried |= {job.id for job in waiting}
     while waiting:

@@ -1,6 +1,6 @@
 """How the report says numbers and times: one form for each kind, and `n/a` for what is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -104,10 +104,20 @@ def word(count: int) -> str:
 
 
 def made_without(general: Mapping[str, Any]) -> list[str]:
-    """Return what withdrawals took from the general model, and what they will: nobody is certified there."""
+    """Return what withdrawals took from the general model, and what they will."""
     before, since = (_public_records(general[name]) for name in ("withdrawn", "withdrawn_since"))
     told = [f"made without {before}, withdrawn"] if before else []
     return [*told, f"made with {since}, withdrawn since; the next run makes it again"] if since else told
+
+
+def public_endings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what became of the withdrawals of corpus and control patients, a sentence each."""
+    told = []
+    for row in rows:
+        what = f"withdrawal of {row['pseudonym']}, {counted(row['records'], 'record')} of the general model's"
+        end = f"certified, {row['certificate']}" if row["certificate"] else f"still due, {row['reason']}"
+        told.append(f"{what}: {end}")
+    return told
 
 
 def _public_records(gone: Mapping[str, int]) -> str:

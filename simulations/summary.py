@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rows import counted
-from server.wording import made_without
+from server.wording import made_without, public_endings
 
 Row = Mapping[str, Any]
 COLUMNS = {"directory": "devices", "audit again": "audit"}  # what a phase is called in the table of seconds
@@ -119,11 +119,20 @@ def closing(result: Row) -> str:
     if record["accuracy"] is not None:
         lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
-    lines += [f"  {told}" for told in made_without(general)]
+    lines += [f"  {told}" for told in (*made_without(general), *_of_the_public(result))]
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"made no personal model in this run: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
+
+
+def _of_the_public(result: Row) -> list[str]:
+    """Return the ends of corpus and control patients' withdrawals, with the whole path of a certificate."""
+    certificates = Path(result["report"]).parent.parent.parent / "certificates"
+    rows = result.get("public_withdrawals", [])
+    return public_endings(
+        [row | {"certificate": row["certificate"] and certificates / row["certificate"]} for row in rows]
+    )
 
 
 def refused(result: Row) -> list[str]:

@@ -14,15 +14,20 @@ from typing import Any
 import numpy as np
 
 from server.certificate import path_of
+from server.holdings import public_files
 from server.registry import Registry
 from server.rows import UNFORGOTTEN, Patient, counted
-from server.versions import RECORDS
 from server.workspace import Workspace
 from shared.notice import FOLDER
-from shared.ptbxl_cache import names_in
 from shared.revocation import list_path
 
 NEXT_TRAINING = "once withdrawn, with the next training"
+WHERE = {"model": "models", "signals": "cache", "slice": "slices"}
+WHAT = {
+    "model": "a general model, made of them or sent along with them",
+    "signals": "their signals",
+    "slice": "a network on its way, learnt from them",
+}
 
 
 @dataclass(frozen=True)
@@ -111,16 +116,12 @@ def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[
     A file that does not say, because it is damaged or was not written to the end, counts as made of all.
     """
     worn = Counter(device.general for device in registry.devices())
-    for folder in sorted(workspace.models.iterdir()):
-        if records := known.among(_names(folder / RECORDS)):
-            what = f"a general model, made of them or sent along with them; on {counted(worn[folder.name], 'device')}"
-            yield Holding(f"models/{folder.name[:12]}…", what, records, NEXT_TRAINING)
-    for path in sorted([*workspace.cache.glob("*.samples"), *workspace.cache.glob("*.part")]):
-        if records := known.among(names_in(path)):
-            yield Holding(f"cache/{path.name}", "their signals", records, NEXT_TRAINING)
-    for path in sorted(set(workspace.slices.glob("*")) - set(workspace.slices.glob("*.json"))):
-        if records := known.among(_names(path.with_suffix(".json"))):
-            yield Holding(f"slices/{path.name}", "a network on its way, learnt from them", records, NEXT_TRAINING)
+    for held in public_files(workspace):
+        if records := known.among(held.records):
+            where, name = WHERE[held.kind], held.path.name
+            where = f"{where}/{name[:12]}…" if held.kind == "model" else f"{where}/{name}"
+            on = f"; on {counted(worn[name], 'device')}" if held.kind == "model" else ""
+            yield Holding(where, f"{WHAT[held.kind]}{on}", records, NEXT_TRAINING)
 
 
 def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
@@ -129,7 +130,7 @@ def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iter
     for job in registry.jobs():
         if job.patient != known.who.id:
             continue
-        due = "once the device has forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
+        due = "once all is forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
         yield Holding("registry", f"job {job.id}, {job.state}", job.records, due)
         certificate = path_of(workspace, registry, job)
         if certificate.exists():
@@ -159,12 +160,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _names(path: Path) -> list[str] | None:
-    """Return the records that a file names: a list, or one under "records"; None where it cannot be read."""
-    try:
-        found = json.loads(path.read_text())
-        return list(map(str, found["records"] if isinstance(found, dict) else found))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

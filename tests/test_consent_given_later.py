@@ -149,6 +149,7 @@ def test_a_part_that_is_withdrawn_after_a_return_forgets_no_more_than_that(regis
 def test_a_corpus_patient_gives_again_without_a_device(registry):
     registry.withdraw("9", records=["90"])
     assert registry.withdrawn(["corpus"]) == registry.withdrawals(["corpus"]) == 1
+    carry_out(registry)
     assert registry.consent_again("9") == ["90"]
     assert (registry.withdrawn(["corpus"]), registry.withdrawals(["corpus"])) == (0, 1)
 

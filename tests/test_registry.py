@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.registry import DUE, Enrolment, Registry
-from server.rows import FOLLOWING, STATES
+from server.rows import FOLLOWING, HOSPITAL, STATES
 from shared.errors import ConsentError, LetheError, UsageError
 
 
@@ -186,12 +186,13 @@ def test_all_records_named_one_by_one_equal_everything(registry):
     assert registry.withdraw("8", records=["80"])[0].scope == "patient"
 
 
-@pytest.mark.parametrize(("patient", "status"), [("9", "withdrawn"), ("10", "withdrawn")])
-def test_without_a_device_consent_is_withdrawn_and_no_job_is_made(registry, patient, status):
-    assert registry.withdraw(patient) == []
-    assert registry.patient(patient).status == status
+@pytest.mark.parametrize(("patient", "records"), [("9", ("90", "91")), ("10", ("100",))])
+def test_without_a_device_the_job_is_the_hospital_s(registry, patient, records):
+    (job,) = registry.withdraw(patient)
+    assert (job.slot, job.scope, job.records, job.state) == (HOSPITAL, "patient", records, "REQUESTED")
+    assert registry.patient(patient).status == "withdrawn"
     assert registry.records(patient) == []
-    assert registry.jobs() == []
+    assert registry.jobs() == [job]
 
 
 @pytest.mark.parametrize(("named", "says"), [(["71", "90", "90"], "no record 90"), ([], "no record was named")])
