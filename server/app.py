@@ -25,8 +25,8 @@ from server.rows import DUE, HOSPITAL
 from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
-from shared.errors import LetheError, RunError, UsageError, plainly
-from shared.messages import PersonaliseReply
+from shared.errors import DataError, LetheError, RunError, UsageError, plainly
+from shared.messages import WHOAMI, PersonaliseReply
 from shared.package import Package, load_general
 from shared.settings import Settings
 from shared.version import code_version
@@ -95,7 +95,11 @@ def meet(run: Run) -> None:
             code=code_version(),
             answer_s=run.answer_s,
             registered=run.workspace.deployed,
+            refuse=run.refuse,
         )
+    for slot in set(run.devices) - set(slots):
+        run.refuse(slot, WHOAMI, DataError(f"it says it is device {slot}, and no patient wears one of this number"))
+        del run.devices[slot]
 
 
 def refresh(run: Run) -> Trained:
@@ -165,6 +169,7 @@ def personalise(run: Run, trained: Trained, withdrawals: int) -> bool:
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,
+            refuse=run.refuse,
         )
     stopped = {slot for slot, reply in found.items() if reply.status != "ok" and awaits(run, owners[slot])}
     found = {slot: reply for slot, reply in found.items() if slot not in stopped}
@@ -206,7 +211,15 @@ def probe(run: Run) -> None:
 
     with run.progress.phase("probe") as tell:
         run.probes = phases.probe(
-            run.grid, run.devices, slots, allowed, run.settings, run=run.name, answer_s=run.answer_s, tell=tell
+            run.grid,
+            run.devices,
+            slots,
+            allowed,
+            run.settings,
+            run=run.name,
+            answer_s=run.answer_s,
+            tell=tell,
+            refuse=run.refuse,
         )
 
 
@@ -259,6 +272,7 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             ],
             "public_withdrawals": corpus_jobs.describe(endings, run),
             "silent": results.describe_silent(run.registry.patients("wearable"), run.personal, began=began),
+            "refused": results.describe_refused(run.refusals, pseudonyms),
             "phases": run.progress.phases,
             "seconds": (datetime.now(UTC) - began).total_seconds(),
             "overhead_seconds": None,

@@ -9,13 +9,15 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from shared.audit_messages import AuditReply, VerifyReply
-from shared.errors import DataError
+from shared.errors import DataError, LetheError, RunError
+from shared.fields import shown, words
 from shared.machine import cores
 from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply, read
 
 Reply = TypeVar("Reply", Identity, PersonaliseReply, ProbeReply, AuditReply, UnlearnReply, VerifyReply)
 Devices = Mapping[int, tuple[int, Identity]]
 Tell = Callable[[int, int], None]
+Refuse = Callable[[int | None, str, LetheError], None]
 
 WAVE = cores()  # messages on the way at once: consent is read when one is sent, and in a queue it would be out of date
 POLL_S = 0.1
@@ -24,11 +26,55 @@ AGAIN_S = 1.0  # before what met a dead process is sent again, where no other me
 LOST_AT_MOST = 10  # in a row like that: no process lives that could answer
 
 
-def by_slot(devices: Devices, answers: Mapping[int, Reply]) -> dict[int, Reply]:
-    """Return the answers by slot; a device speaks for its own slot only."""
-    return {
-        slot: answers[node] for slot, (node, _) in devices.items() if node in answers and answers[node].slot == slot
-    }
+def unheard(_slot: int | None, _asked: str, _error: LetheError) -> None:
+    """Refuse without telling anybody."""
+
+
+def ask_slots(
+    grid: Grid,
+    devices: Devices,
+    requests: Mapping[int, Callable[[], RecordDict | None]],
+    message_type: str,
+    kind: type[Reply],
+    *,
+    group: str,
+    answer_s: float,
+    refuse: Refuse,
+    check: Callable[[int, Reply], None] = lambda _, __: None,
+    tell: Tell | None = None,
+    beside: Callable[[int, Message], None] = lambda _, __: None,
+) -> dict[int, Reply]:
+    """Ask devices by slot and return the answers by slot; a device speaks for its own slot only.
+
+    Args:
+        grid, group, answer_s, tell: as for `ask`.
+        devices: whom there is to ask.
+        requests: by slot.
+        message_type, kind: of the answers.
+        refuse: told the slot, the message type and why, where an answer cannot be used or an error came in its place.
+        check: raises an error of ours where an answer, given with its slot, does not fit its question.
+        beside: told slots and messages of answers that could be used.
+    """
+    slots = {devices[slot][0]: slot for slot in requests}
+
+    def own(node: int, reply: Reply) -> None:
+        if reply.slot != slots[node]:
+            raise DataError(f"it speaks for device {reply.slot}, and comes from device {slots[node]}")
+        check(slots[node], reply)
+
+    answers = ask(
+        grid,
+        {devices[slot][0]: request for slot, request in requests.items()},
+        message_type,
+        kind,
+        group=group,
+        answer_s=answer_s,
+        tell=tell,
+        check=own,
+        beside=lambda node, message: beside(slots[node], message),
+        refuse=lambda node, error: refuse(slots[node], message_type, error),
+    )
+    return {slots[node]: answer for node, answer in sorted(answers.items(), key=lambda told: slots[told[0]])}
 
 
 def ask(
@@ -40,15 +86,17 @@ def ask(
     group: str,
     answer_s: float,
     tell: Tell | None = None,
+    check: Callable[[int, Reply], None] = lambda _, __: None,
     beside: Callable[[int, Message], None] = lambda _, __: None,
-    unread: Callable[[int, DataError], None] = lambda _, __: None,
+    refuse: Callable[[int, LetheError], None] = lambda _, __: None,
 ) -> dict[int, Reply]:
     """Send each node its request, a wave at a time, and return the answers that came, by node.
 
     A request is made when its turn comes; one that turns out to be None is not sent. One that met a dead process is
     made and sent again: see `_Unsent`.
-    A node that is silent for `answer_s` seconds makes room for the next one. `beside` is told nodes and messages of
-    answers that could be read, `unread` nodes and errors of those that could not.
+    A node that is silent for `answer_s` seconds makes room for the next one. `check` looks at what could be read;
+    `beside` is told nodes and messages of answers that can be used, `refuse` nodes and reasons of those that cannot.
+    The reason is a `RunError` where no answer came but Flower's word that the device failed.
     """
     answers: dict[int, Reply] = {}
     waiting: dict[str, int] = {}  # message -> node
@@ -63,7 +111,9 @@ def ask(
             until = dict.fromkeys(made, time.monotonic() + answer_s) | until
             waiting |= _pushed(grid, made, message_type, group)
         for message in grid.pull_messages(list(waiting)):
-            node = waiting.pop(message.metadata.reply_to_message_id)
+            node = waiting.pop(message.metadata.reply_to_message_id, None)
+            if node is None:  # a second answer to one question, or one that nobody waits for any more
+                continue
             lost = lost + 1 if _was_lost(message) and not waiting else 0
             if _was_lost(message) and lost <= LOST_AT_MOST and time.monotonic() < until[node]:
                 unsent.hold(node)
@@ -72,19 +122,40 @@ def ask(
             gone += 1
             if tell is not None:
                 tell(gone, len(requests))
-            if message.has_error():
-                continue
             try:
-                answers[node] = read(kind, message)
+                answers[node] = _read(kind, message, message_type, node, check)
                 beside(node, message)
-            except DataError as error:
-                unread(node, error)
+            except LetheError as error:
+                answers.pop(node, None)
+                refuse(node, error)
         waiting = {message_id: node for message_id, node in waiting.items() if time.monotonic() < until[node]}
         if not waiting:
             unsent.release(after_s=AGAIN_S)
         if waiting or unsent:
             time.sleep(POLL_S)
     return answers
+
+
+def _read(
+    kind: type[Reply], message: Message, message_type: str, node: int, check: Callable[[int, Reply], None]
+) -> Reply:
+    """Return an answer that can be used.
+
+    Raises:
+        RunError: an error came in its place.
+        LetheError: it is no answer to what this node was asked.
+    """
+    if message.has_error():
+        why = words(message.error.reason or "no reason given")
+        raise RunError(f"the device failed, Flower's error {message.error.code}: {why}")
+    about = message.metadata
+    if (about.message_type, about.src_node_id) != (message_type, node):
+        raise DataError(
+            f"a message {shown(about.message_type)} of node {about.src_node_id}, expected {message_type!r} of {node}"
+        )
+    reply = read(kind, message)
+    check(node, reply)
+    return reply
 
 
 class _Unsent:

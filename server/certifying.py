@@ -14,7 +14,7 @@ from server.phases import Looked
 from server.rows import UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
 from server.verdicts import OTHERS, STANDS_IN, Bytes, Check, JobVerdict
-from shared.audit_messages import VerifyReply, VerifyRequest
+from shared.audit_messages import VERIFY, VerifyReply, VerifyRequest
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import UnlearnReply
 from shared.unlearning import EXACT
@@ -37,13 +37,18 @@ def close(run: Run, told: Mapping[str, UnlearnReply], looks: Mapping[str, Looks]
     done = [run.withdrawals[job] for job in told]
     if not done:
         return
+    noted = len(run.refusals)
     with run.progress.phase("verify") as tell:
         requests = {one.job.slot: _request(run, one.job, told[one.job.id]) for one in done}
-        found = phases.verify(run.grid, run.devices, requests, run=run.name, answer_s=run.answer_s, tell=tell)
+        found = phases.verify(
+            run.grid, run.devices, requests, run=run.name, answer_s=run.answer_s, tell=tell, refuse=run.refuse
+        )
         for one in done:
             looked = found.get(one.job.id)
             if looked is None:
-                one.note = SILENT
+                one.note = run.why(one.job.slot, VERIFY, since=noted) or SILENT
+                if one.note != SILENT:
+                    run.registry.note(one.job.id, {"refused": one.note})
             elif _overtaken(run, one):
                 one.note = OVERTAKEN
             else:

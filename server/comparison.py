@@ -10,6 +10,7 @@ from scipy.special import expit
 from server.verdicts import Score
 from shared.audit_messages import AuditReply, AuditRequest, Readings
 from shared.errors import AuditError
+from shared.fields import MOST_TEXT
 from shared.inference import (
     BINOMIAL,
     MANN_WHITNEY,
@@ -195,7 +196,7 @@ def _readout(reply: AuditReply, arm: str, group: str) -> Readout:
     readings = reply.arms.get(arm, {}).get(group)
     if readings is None:
         held = json.dumps({name: sorted(groups) for name, groups in reply.arms.items()})
-        raise AuditError(f"the audit answer has no {where}; it has {held}; audit again")
+        raise AuditError(f"the audit answer has no {where}; it has {held[:MOST_TEXT]}; audit again")
     shapes = {name: _shape(getattr(readings, name), f"{name} of {where}") for name in Readings.__dataclass_fields__}
     copies, segments = shapes["margins"]
     if copies < 2 or segments < 1:

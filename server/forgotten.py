@@ -38,7 +38,11 @@ def unname(reports: Path, registry: Registry) -> list[Path]:
 
 def without_names(result: Any, slots: Collection[int]) -> bool:
     """Take the names of these devices' patients out of a result, in place; return whether there were any."""
-    parts = [result.get(part, []) for part in ("personal", "withdrawals", "silent")] if isinstance(result, dict) else []
+    parts = (
+        [result.get(part, []) for part in ("personal", "withdrawals", "silent", "refused")]
+        if isinstance(result, dict)
+        else []
+    )
     rows = [row for part in parts for row in part if row.get("slot") in slots]
     numbers = {slot: number for number, slot in enumerate(dict.fromkeys(row["slot"] for row in rows), start=1)}
     taken = sum(str(row.get("pseudonym", "")).startswith(NOBODY) for part in parts for row in part)
@@ -49,7 +53,8 @@ def without_names(result: Any, slots: Collection[int]) -> bool:
             files = [name if name.count("/") == 0 else f"{name.split('/')[0]}/…" for name in row["erased"]["files"]]
             row |= {"job": "", "named": [], "reason": "", "erased": row["erased"] | {"files": files}}
         else:
-            row |= {name: "" for name in ("personal", "bundle") if name in row}
+            quoted = ("reason",) if "asked" in row else ()  # it may quote a name that the device gave
+            row |= {name: "" for name in ("personal", "bundle", *quoted) if name in row}
     return bool(rows)
 
 

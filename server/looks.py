@@ -16,8 +16,9 @@ from server.rows import UNFORGOTTEN, Job
 from server.rule import CONFIRMATION
 from server.run import Run
 from server.verdicts import Look
-from shared.audit_messages import AuditReply, AuditRequest
+from shared.audit_messages import AUDIT, AuditReply, AuditRequest
 from shared.errors import AuditError
+from shared.fields import words
 from shared.unlearning import EXACT, parse_methods
 
 KEPT = "audit"  # in a job's detail
@@ -118,7 +119,9 @@ def _ask(
             at_once=max(1, asking.WAVE // len(jobs)),  # a core each, of those that the simulation has
         )
 
-    answers = phases.audit(run.grid, run.devices, jobs, request, run=run.name, answer_s=run.answer_s, tell=tell)
+    answers = phases.audit(
+        run.grid, run.devices, jobs, request, run=run.name, answer_s=run.answer_s, tell=tell, refuse=run.refuse
+    )
     told = []
     for job in jobs:
         answer, asked = answers.get(job.id), request(job)
@@ -126,7 +129,8 @@ def _ask(
             try:
                 check_reply(answer, asked, slot=job.slot, kept=_keeps(run, job))
             except AuditError as error:
-                answer = error
+                answer = AuditError(words(str(error)))  # it may quote what the device sent
+                run.refuse(job.slot, AUDIT, answer)
         told.append((job, asked, answer))
     return told
 

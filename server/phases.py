@@ -6,15 +6,15 @@ Nothing here touches the registry or a file: `server/app.py` decides what is due
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from server.asking import Devices, Tell, ask, by_slot
+from server.answers import check_looked, check_personal, check_probe, check_unlearned
+from server.asking import Devices, Refuse, Tell, ask_slots
 from server.rows import Job
 from shared.audit_messages import AUDIT, VERIFY, AuditReply, AuditRequest, VerifyReply, VerifyRequest
-from shared.errors import AuditError, DataError
+from shared.errors import AuditError, LetheError, RunError
 from shared.messages import (
     PERSONALISE,
     PROBE,
@@ -28,12 +28,11 @@ from shared.messages import (
     blobs,
     write,
 )
-from shared.model import digest
+from shared.model import check_weights, digest
 from shared.package import MODEL, Package
 from shared.settings import Settings, numbers
 from shared.unlearning import parse_methods
 
-ReplyOfJob = TypeVar("ReplyOfJob", AuditReply, UnlearnReply)
 Barred = Callable[[Job], tuple[str, ...]]
 
 ANSWER_S = 1800.0
@@ -51,6 +50,7 @@ def personalise(
     run: str,
     answer_s: float,
     tell: Tell,
+    refuse: Refuse,
 ) -> dict[int, PersonaliseReply]:
     """Have devices make their personal models of the records that `consented` names for their slot.
 
@@ -59,20 +59,35 @@ def personalise(
     serve it in place of an older one; it is not asked when it has this version, or never had any. `hospital` are the
     public keys, in PEM, that a device verifies revocations with.
     """
+    asked: dict[int, int] = {}
+
+    def check(slot: int, reply: PersonaliseReply) -> None:
+        check_personal(reply, general=package.digest, records=asked[slot])
 
     def request(slot: int) -> RecordDict | None:
         named, identity = consented(slot), devices[slot][1]
         if named is None or (not named and identity.package in ("", package.fingerprint)):
             return None
         records = tuple(named)
+        asked[slot] = len(records)
         wanted = PersonaliseRequest(
             run, package.digest, package.fingerprint, records, settings.personalisation, hospital
         )
         return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
 
-    requests = {devices[slot][0]: partial(request, slot) for slot in slots if slot in devices}
-    answers = ask(grid, requests, PERSONALISE, PersonaliseReply, group=run, answer_s=answer_s, tell=tell)
-    return by_slot(devices, answers)
+    requests = {slot: partial(request, slot) for slot in slots if slot in devices}
+    return ask_slots(
+        grid,
+        devices,
+        requests,
+        PERSONALISE,
+        PersonaliseReply,
+        group=run,
+        answer_s=answer_s,
+        tell=tell,
+        refuse=refuse,
+        check=check,
+    )
 
 
 def probe(
@@ -85,15 +100,30 @@ def probe(
     run: str,
     answer_s: float,
     tell: Tell,
+    refuse: Refuse,
 ) -> dict[int, ProbeReply]:
     """Have devices run the paper's probe, those that are `allowed` to when their turn comes."""
+    wanted = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
 
     def request(slot: int) -> RecordDict | None:
-        wanted = ProbeRequest(run, settings.personalisation.held_out, numbers(settings.probe.epsilons_sd))
         return write(wanted) if allowed(slot) else None
 
-    requests = {devices[slot][0]: partial(request, slot) for slot in slots}
-    return by_slot(devices, ask(grid, requests, PROBE, ProbeReply, group=run, answer_s=answer_s, tell=tell))
+    def check(_: int, reply: ProbeReply) -> None:
+        check_probe(reply, strengths=len(wanted.epsilons_sd))
+
+    requests = {slot: partial(request, slot) for slot in slots}
+    return ask_slots(
+        grid,
+        devices,
+        requests,
+        PROBE,
+        ProbeReply,
+        group=run,
+        answer_s=answer_s,
+        tell=tell,
+        refuse=refuse,
+        check=check,
+    )
 
 
 def audit(
@@ -105,22 +135,25 @@ def audit(
     run: str,
     answer_s: float,
     tell: Tell,
+    refuse: Refuse,
 ) -> dict[str, AuditReply | AuditError]:
     """Have devices train copies for jobs of different devices: job id -> what the copies said, or why it is unreadable.
 
-    A device that is silent has no entry. Whether an answer belongs to its question is for the caller.
+    A device that is silent or failed has no entry. Whether an answer belongs to its question is for the caller.
     """
-    unread: dict[int, DataError] = {}
-    requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
-    answers = ask(grid, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell, unread=unread.__setitem__)
-    found: dict[str, AuditReply | AuditError] = {}
-    for job in jobs:
-        node = devices[job.slot][0]
-        if node in answers:
-            found[job.id] = answers[node]
-        elif node in unread:
-            found[job.id] = AuditError(f"the audit answer of device {job.slot} cannot be read: {unread[node]}")
-    return found
+    unread: dict[int, AuditError] = {}
+
+    def refused(slot: int | None, message_type: str, error: LetheError) -> None:
+        refuse(slot, message_type, error)
+        if slot is not None and not isinstance(error, RunError):
+            unread[slot] = AuditError(f"the audit answer of device {slot} cannot be used: {error}")
+
+    requests = {job.slot: partial(_written, request, job) for job in jobs}
+    answers = ask_slots(
+        grid, devices, requests, AUDIT, AuditReply, group=run, answer_s=answer_s, tell=tell, refuse=refused
+    )
+    found = unread | answers
+    return {job.id: found[job.slot] for job in jobs if job.slot in found}
 
 
 def unlearn(
@@ -133,6 +166,7 @@ def unlearn(
     run: str,
     answer_s: float,
     tell: Tell,
+    refuse: Refuse,
     retrain: Collection[int],
     barred: Barred,
 ) -> dict[str, UnlearnReply]:
@@ -155,9 +189,20 @@ def unlearn(
             barred=barred(job),
         )
 
-    requests = {devices[job.slot][0]: partial(_written, request, job) for job in jobs}
-    answers = ask(grid, requests, UNLEARN, UnlearnReply, group=run, answer_s=answer_s, tell=tell)
-    return _by_job(devices, jobs, answers)
+    strengths, by_slot = len(numbers(settings.probe.epsilons_sd)), {job.slot: job for job in jobs}
+    answers = ask_slots(
+        grid,
+        devices,
+        {job.slot: partial(_written, request, job) for job in jobs},
+        UNLEARN,
+        UnlearnReply,
+        group=run,
+        answer_s=answer_s,
+        tell=tell,
+        refuse=refuse,
+        check=lambda slot, reply: check_unlearned(reply, by_slot[slot], strengths=strengths),
+    )
+    return {by_slot[slot].id: answer for slot, answer in answers.items()}
 
 
 @dataclass(frozen=True)
@@ -169,7 +214,14 @@ class Looked:
 
 
 def verify(
-    grid: Grid, devices: Devices, asked: Mapping[int, VerifyRequest], *, run: str, answer_s: float, tell: Tell
+    grid: Grid,
+    devices: Devices,
+    asked: Mapping[int, VerifyRequest],
+    *,
+    run: str,
+    answer_s: float,
+    tell: Tell,
+    refuse: Refuse,
 ) -> dict[str, Looked]:
     """Have devices look at their own disks, one request a slot: job id -> what they found.
 
@@ -177,27 +229,27 @@ def verify(
     """
     weights: dict[int, str] = {}
 
-    def keep(node: int, message: Message) -> None:
-        sent = blobs(message)
-        if MODEL in sent:
-            weights[node] = digest(sent[MODEL])
+    def keep(slot: int, message: Message) -> None:
+        if asked[slot].white_box and (sent := blobs(message).get(MODEL)) is not None:
+            check_weights(sent)
+            weights[slot] = digest(sent)
 
-    requests = {devices[slot][0]: partial(write, request) for slot, request in asked.items()}
-    answers = ask(grid, requests, VERIFY, VerifyReply, group=run, answer_s=answer_s, tell=tell, beside=keep)
-    told = by_slot({slot: devices[slot] for slot in asked}, answers)
-    return {
-        reply.job: Looked(reply, weights.get(devices[slot][0]))
-        for slot, reply in told.items()
-        if reply.job == asked[slot].job
-    }
+    answers = ask_slots(
+        grid,
+        devices,
+        {slot: partial(write, request) for slot, request in asked.items()},
+        VERIFY,
+        VerifyReply,
+        group=run,
+        answer_s=answer_s,
+        tell=tell,
+        refuse=refuse,
+        check=lambda slot, reply: check_looked(reply, asked[slot].job),
+        beside=keep,
+    )
+    return {asked[slot].job: Looked(reply, weights.get(slot)) for slot, reply in answers.items()}
 
 
 def _written(request: Callable[[Job], object], job: Job) -> RecordDict:
     """Return a request as it is sent, made at that moment: patients withdraw meanwhile."""
     return write(request(job))
-
-
-def _by_job(devices: Devices, jobs: Sequence[Job], answers: Mapping[int, ReplyOfJob]) -> dict[str, ReplyOfJob]:
-    """Return the answers by job; an answer that is about another job is none."""
-    told = by_slot(devices, answers)
-    return {job.id: told[job.slot] for job in jobs if job.slot in told and told[job.slot].job == job.id}

@@ -21,7 +21,7 @@ from server.paper_probe import difference, summarise
 from server.pictures import FIGURES, packed
 from server.registry import Registry
 from server.rows import Job, Patient, Role
-from server.run import Withdrawal
+from server.run import Refusal, Withdrawal
 from server.workspace import Workspace
 from shared.attacks import fgsm_direction, perturb
 from shared.files import write_atomically
@@ -160,6 +160,15 @@ def describe_silent(
             reason = missing if reply is None else reply.reason
             rows.append({"slot": patient.slot, "pseudonym": patient.pseudonym, "reason": reason})
     return rows
+
+
+def describe_refused(refusals: Iterable[Refusal], pseudonyms: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return the answers that were not used, and why, the same once."""
+    rows = [
+        (one.slot, "a device" if one.slot is None else pseudonyms.get(one.slot, "a device"), one.asked, one.reason)
+        for one in dict.fromkeys(refusals)
+    ]
+    return [dict(zip(("slot", "pseudonym", "asked", "reason"), row, strict=True)) for row in rows]
 
 
 def figures(model: ResNet34, control: Examples, corpus: Corpus, settings: Settings) -> dict[str, npt.NDArray[Any]]:

@@ -11,6 +11,8 @@ from server.registry import Registry
 from server.rows import Job
 from server.verdicts import JobVerdict
 from server.workspace import Workspace
+from shared.errors import LetheError
+from shared.fields import words
 from shared.messages import Identity, PersonaliseReply, ProbeReply, UnlearnReply
 from shared.settings import Settings
 
@@ -35,6 +37,21 @@ class Withdrawal:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An answer that was not used.
+
+    Attributes:
+        slot: the device that was asked, None for a node of which that is not known.
+        asked: the type of the message.
+        reason: why.
+    """
+
+    slot: int | None
+    asked: str
+    reason: str
+
+
 @dataclass
 class Run:
     """One run of the work that is due, and what it has found so far.
@@ -45,6 +62,7 @@ class Run:
         personal, probes: what the devices answered, by slot.
         withdrawals: what was acknowledged, by job.
         tried: jobs that were taken up, whatever came of it.
+        refusals: the answers that were not used, and the errors that came in place of answers.
     """
 
     name: str
@@ -58,8 +76,18 @@ class Run:
     probes: dict[int, ProbeReply] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
+    refusals: list[Refusal] = field(default_factory=list)
     answer_s: float = phases.ANSWER_S
     nodes: int = 0
+
+    def refuse(self, slot: int | None, asked: str, error: LetheError) -> None:
+        """Note that an answer was not used; the summary and the result tell it."""
+        self.refusals.append(Refusal(slot, asked, words(str(error))))
+
+    def why(self, slot: int, asked: str, *, since: int) -> str:
+        """Return why a device's answer was not used, of all but the first `since` refusals; "" where it was."""
+        told = [one.reason for one in self.refusals[since:] if (one.slot, one.asked) == (slot, asked)]
+        return told[-1] if told else ""
 
     def barred(self, job: Job) -> tuple[str, ...]:
         """Return the patient's records without consent that this job does not name, but another one."""

@@ -3,42 +3,21 @@
 No field can hold a patient's or a record's id: the patient is named as the ledger does, records are counted.
 """
 
-from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
 from in_toto_attestation.v1.statement import STATEMENT_TYPE_URI
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from shared.fields import PLAIN, Count, Digest, MaybeDigest, Moment, Share
 
 PREDICATE_TYPE: Final = "urn:lethe:unlearning-certificate:v1"
 MODEL: Final = "served-model"
 BUNDLE: Final = "served-bundle.onnx"
 
-FIRST_YEAR, LAST_YEAR = 2000, 2999  # dates are added to
-MOST = 10**12  # of bytes erased, say; beyond, arithmetic is no longer exact everywhere
-
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-
-
-def _utc(text: str) -> str:
-    """Accept a time with its zone, and only UTC."""
-    moment = datetime.fromisoformat(text)
-    if moment.utcoffset() != timedelta(0):
-        raise ValueError("expected a time in UTC")
-    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise ValueError(f"expected a year from {FIRST_YEAR} to {LAST_YEAR}")
-    return text
-
-
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-MaybeDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]  # "" where there is no such model
-Moment = Annotated[str, StringConstraints(max_length=40), AfterValidator(_utc)]
-# What a terminal would take for a command, or what turns the direction of writing, is no text.
-PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$"
 Word = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]
 Words = Annotated[str, StringConstraints(max_length=4000, pattern=PLAIN)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):

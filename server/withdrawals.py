@@ -12,7 +12,7 @@ from server import certifying, looks, phases, roll_call
 from server.general import sound_packages
 from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
 from server.run import Run, Withdrawal
-from shared.messages import UnlearnReply
+from shared.messages import UNLEARN, UnlearnReply
 from shared.version import code_version
 
 
@@ -35,6 +35,7 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
     found = looks.take(run, jobs, [job for job in here if job.slot in retrain])
     strangers = set(run.devices) - {job.slot for job in here}
     before = _models(run, strangers)
+    noted = len(run.refusals)
     with run.progress.phase("unlearn") as tell:
         methods = {job.id: found[job.id].method for job in here}
         answers = phases.unlearn(
@@ -48,6 +49,7 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
             run=run.name,
             answer_s=run.answer_s,
             tell=tell,
+            refuse=run.refuse,
         )
         changed = _changed(before, _models(run, strangers))
     told: dict[str, UnlearnReply] = {}
@@ -56,7 +58,9 @@ def _take_turn(run: Run, jobs: Sequence[Job]) -> None:
         if reply is not None and reply.status == "ok":
             told[job.id] = _enter(run, job, reply)
         elif reply is not None:
-            run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason})
+            run.registry.advance(job.id, "FAILED", detail={"reason": reply.reason or "the device gave no reason"})
+        elif why := run.why(job.slot, UNLEARN, since=noted):
+            run.registry.note(job.id, {"refused": why})
     certifying.close(run, told, found, changed)
 
 
@@ -76,7 +80,7 @@ def awaits(run: Run, patient: str) -> bool:
 
 def _models(run: Run, slots: set[int]) -> dict[int, str]:
     """Return the digests of the models in use on other devices."""
-    return roll_call.models_in_use(run.grid, run.devices, slots, run=run.name, answer_s=run.answer_s)
+    return roll_call.models_in_use(run.grid, run.devices, slots, run=run.name, answer_s=run.answer_s, refuse=run.refuse)
 
 
 def _changed(before: Mapping[int, str], after: Mapping[int, str]) -> list[int]:

@@ -4,16 +4,17 @@ Sent and checked as all payloads are: `shared/messages.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import ClassVar, Literal
 
+from shared.fields import MOST_BYTES_OF_NUMBERS, Amount, Count, MaybeDigest, MaybeName, Name, Words, payload
 from shared.settings import Personalisation, Unlearning
 
 AUDIT = "query.audit"
 VERIFY = "query.verify"
 
 
-@dataclass(frozen=True)
+@payload
 class AuditRequest:
     """Before a withdrawal is carried out: train copies that saw the records and copies that did not, and measure them.
 
@@ -28,20 +29,20 @@ class AuditRequest:
         at_once: how many copies the device may make at a time, if it has as many cores.
     """
 
-    job: str
+    job: Name
     scope: Literal["patient", "records"]
-    records: tuple[str, ...]
-    methods: tuple[str, ...]
+    records: tuple[Name, ...]
+    methods: tuple[Name, ...]
     personalisation: Personalisation
     unlearning: Unlearning
-    copies: int
-    epsilon_sd: float
-    seed: int
-    barred: tuple[str, ...] = ()
-    at_once: int = 1
+    copies: Count
+    epsilon_sd: Amount
+    seed: Count
+    barred: tuple[Name, ...] = ()
+    at_once: Count = 1
 
 
-@dataclass(frozen=True)
+@payload
 class Readings:
     """N segments under K copies; rows are copies.
 
@@ -58,7 +59,7 @@ class Readings:
     noised: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
+@payload
 class AuditReply:
     """What the copies said; never a waveform and never a weight.
 
@@ -70,15 +71,16 @@ class AuditReply:
         seconds: what it took.
     """
 
-    job: str
-    slot: int
+    MOST_BYTES: ClassVar[int] = MOST_BYTES_OF_NUMBERS
+    job: MaybeName
+    slot: Count
     status: Literal["ok", "refused"]
-    reason: str = ""
-    arms: Mapping[str, Mapping[str, Readings]] = field(default_factory=dict)
-    seconds: float = 0.0
+    reason: Words = ""
+    arms: Mapping[Name, Mapping[Name, Readings]] = field(default_factory=dict)
+    seconds: Amount = 0.0
 
 
-@dataclass(frozen=True)
+@payload
 class VerifyRequest:
     """After a withdrawal was carried out: what is on the device, and is it what it would have been?
 
@@ -90,16 +92,16 @@ class VerifyRequest:
         white_box: whether the served weights come along, for the server's memory alone.
     """
 
-    job: str
+    job: Name
     scope: Literal["patient", "records"]
-    records: tuple[str, ...]
+    records: tuple[Name, ...]
     personalisation: Personalisation
     exact: bool
     white_box: bool
-    barred: tuple[str, ...] = ()
+    barred: tuple[Name, ...] = ()
 
 
-@dataclass(frozen=True)
+@payload
 class VerifyReply:
     """What a device found when it looked at its own disk.
 
@@ -110,14 +112,14 @@ class VerifyReply:
         leftovers: names of files that should not be there.
     """
 
-    job: str
-    slot: int
+    job: MaybeName
+    slot: Count
     status: Literal["ok", "refused"]
-    reason: str = ""
-    general: str = ""
-    served: str = ""
-    bundle: str = ""
-    fresh: str = ""
-    records: tuple[str, ...] = ()
-    leftovers: tuple[str, ...] = ()
-    seconds: float = 0.0
+    reason: Words = ""
+    general: MaybeDigest = ""
+    served: MaybeDigest = ""
+    bundle: MaybeDigest = ""
+    fresh: MaybeDigest = ""
+    records: tuple[Name, ...] = ()
+    leftovers: tuple[Words, ...] = ()
+    seconds: Amount = 0.0

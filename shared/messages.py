@@ -5,13 +5,31 @@ segments travel beside it as bytes. No waveform of a patient with a device is ev
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DataError
+from shared.fields import (
+    MOST_BYTES_BESIDE,
+    MOST_BYTES_OF_NUMBERS,
+    MOST_BYTES_OF_WORDS,
+    Amount,
+    Count,
+    Hit,
+    MaybeDigest,
+    MaybeMoment,
+    MaybeName,
+    Name,
+    Place,
+    Share,
+    Words,
+    adapter,
+    first_problem,
+    payload,
+    refuse_larger,
+    shown,
+)
 from shared.settings import Personalisation, Unlearning
 
 WHOAMI = "query.whoami"
@@ -20,17 +38,16 @@ PROBE = "query.probe"
 UNLEARN = "train.unlearn"
 
 Payload = TypeVar("Payload")
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
-@dataclass(frozen=True)
+@payload
 class Whoami:
     """Who is there?"""
 
     run: str
 
 
-@dataclass(frozen=True)
+@payload
 class Identity:
     """A device's answer: who it is, what it holds and which code it runs.
 
@@ -42,15 +59,15 @@ class Identity:
             the device was stopped between receiving a version and using it.
     """
 
-    slot: int
-    pseudonym: str
-    package: str
-    personal: str
-    code: str
-    in_use: str = ""
+    slot: Count
+    pseudonym: Words
+    package: MaybeDigest
+    personal: MaybeDigest
+    code: Words
+    in_use: MaybeDigest = ""
 
 
-@dataclass(frozen=True)
+@payload
 class PersonaliseRequest:
     """Make the personal model; the general model's package comes along for a device that lacks it.
 
@@ -64,14 +81,14 @@ class PersonaliseRequest:
     """
 
     run: str
-    general: str
-    package: str
-    records: tuple[str, ...]
+    general: MaybeDigest
+    package: MaybeDigest
+    records: tuple[Name, ...]
     settings: Personalisation
     hospital: str = ""
 
 
-@dataclass(frozen=True)
+@payload
 class PersonaliseReply:
     """What a device tells of its personal model.
 
@@ -88,35 +105,35 @@ class PersonaliseReply:
         seconds: what making the model took; what was found made already took less.
     """
 
-    slot: int
+    slot: Count
     status: Literal["ok", "refused"]
-    reason: str = ""
-    personal: str = ""
-    bundle: str = ""
+    reason: Words = ""
+    personal: MaybeDigest = ""
+    bundle: MaybeDigest = ""
     accepted: bool = False
-    records: int = 0
-    train_segments: int = 0
-    held_out_segments: int = 0
+    records: Count = 0
+    train_segments: Count = 0
+    held_out_segments: Count = 0
     split: Literal["record", "time", "none"] = "none"
-    own_general: float | None = None
-    own_personal: float | None = None
-    others_general: float | None = None
-    others_personal: float | None = None
-    left_out: Mapping[str, int] | None = None
-    parity: float | None = None
-    seconds: float = 0.0
+    own_general: Share | None = None
+    own_personal: Share | None = None
+    others_general: Share | None = None
+    others_personal: Share | None = None
+    left_out: Mapping[Words, Count] | None = None
+    parity: Amount | None = None
+    seconds: Amount = 0.0
 
 
-@dataclass(frozen=True)
+@payload
 class ProbeRequest:
     """Run the paper's probe on the device's own and on the public control segments."""
 
     run: str
-    held_out: float
-    epsilons_sd: tuple[float, ...]
+    held_out: Share
+    epsilons_sd: tuple[Amount, ...]
 
 
-@dataclass(frozen=True)
+@payload
 class GroupMargins:
     """A group of N segments under E strengths of attack; rows are strengths.
 
@@ -125,25 +142,26 @@ class GroupMargins:
         general_margins, personal_margins: (E, N) log-odds of the true label.
     """
 
-    general_hits: tuple[tuple[int, ...], ...]
-    personal_hits: tuple[tuple[int, ...], ...]
+    general_hits: tuple[tuple[Hit, ...], ...]
+    personal_hits: tuple[tuple[Hit, ...], ...]
     general_margins: tuple[tuple[float, ...], ...]
     personal_margins: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
+@payload
 class ProbeReply:
     """One group each: segments trained on, segments held out, public control segments."""
 
-    slot: int
+    MOST_BYTES: ClassVar[int] = MOST_BYTES_OF_NUMBERS
+    slot: Count
     status: Literal["ok", "refused"]
-    reason: str = ""
+    reason: Words = ""
     member: GroupMargins | None = None
     held_out: GroupMargins | None = None
     control: GroupMargins | None = None
 
 
-@dataclass(frozen=True)
+@payload
 class UnlearnRequest:
     """Forget these records; measure every method from the same personal model, serve the one that is named.
 
@@ -159,29 +177,29 @@ class UnlearnRequest:
             made of them meanwhile.
     """
 
-    job: str
+    job: Name
     scope: Literal["patient", "records"]
-    records: tuple[str, ...]
-    methods: tuple[str, ...]
-    serve: str
+    records: tuple[Name, ...]
+    methods: tuple[Name, ...]
+    serve: Name
     personalisation: Personalisation
     unlearning: Unlearning
-    epsilons_sd: tuple[float, ...]
+    epsilons_sd: tuple[Amount, ...]
     retrain: bool
-    barred: tuple[str, ...] = ()
+    barred: tuple[Name, ...] = ()
 
 
-@dataclass(frozen=True)
+@payload
 class Accuracies:
     """Accuracy of three models on the same N segments; None when there are none."""
 
-    n: int
-    general: float | None
-    personal: float | None
-    unlearned: float | None
+    n: Count
+    general: Share | None
+    personal: Share | None
+    unlearned: Share | None
 
 
-@dataclass(frozen=True)
+@payload
 class MethodOutcome:
     """What one unlearning method did to one personal model.
 
@@ -189,25 +207,25 @@ class MethodOutcome:
     and with the unlearned one (after).
     """
 
-    method: str
+    method: Name
     exact: bool
-    after: str
-    seconds: float
+    after: MaybeDigest
+    seconds: Amount
     own: Accuracies
     others: Accuracies
-    before_groups: Mapping[str, GroupMargins]
-    after_groups: Mapping[str, GroupMargins]
+    before_groups: Mapping[Name, GroupMargins]
+    after_groups: Mapping[Name, GroupMargins]
 
 
-@dataclass(frozen=True)
+@payload
 class ErasedFile:
     """A file that the device removed or replaced: its name inside the device's folder and its size."""
 
-    name: str
-    bytes: int
+    name: Place
+    bytes: Count
 
 
-@dataclass(frozen=True)
+@payload
 class UnlearnReply:
     """The device's acknowledgement: what is served now, and what is gone.
 
@@ -220,32 +238,26 @@ class UnlearnReply:
         barred: other records that were here, and that nothing was made of.
     """
 
-    job: str
-    slot: int
+    MOST_BYTES: ClassVar[int] = MOST_BYTES_OF_NUMBERS
+    job: MaybeName
+    slot: Count
     status: Literal["ok", "refused"]
-    reason: str = ""
-    served: str = ""
-    general: str = ""
-    before: str = ""
-    after: str = ""
-    bundle: str = ""
-    segments_erased: int = 0
+    reason: Words = ""
+    served: MaybeName = ""
+    general: MaybeDigest = ""
+    before: MaybeDigest = ""
+    after: MaybeDigest = ""
+    bundle: MaybeDigest = ""
+    segments_erased: Count = 0
     erased: tuple[ErasedFile, ...] = ()
     methods: tuple[MethodOutcome, ...] = ()
-    barred: tuple[str, ...] = ()
-    unlearned_at: str = ""
-
-
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    """Return what checks payloads of a kind; making it takes longer than using it."""
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
+    barred: tuple[Name, ...] = ()
+    unlearned_at: MaybeMoment = ""
 
 
 def write(payload: object, *, blobs: Mapping[str, bytes] | None = None) -> RecordDict:
     """Return the Flower content that carries a payload and bytes beside it."""
-    text: bytes = _adapter(type(payload)).dump_json(payload)
+    text: bytes = adapter(type(payload)).dump_json(payload)
     content: dict[str, Any] = {"payload": ConfigRecord({"json": text})}
     if blobs:
         content["blobs"] = ConfigRecord(dict(blobs))
@@ -253,18 +265,25 @@ def write(payload: object, *, blobs: Mapping[str, bytes] | None = None) -> Recor
 
 
 def read(kind: type[Payload], message: Message) -> Payload:
-    """Return the payload of a message.
+    """Return the payload of a message; its size is looked at before anything else.
 
     Raises:
-        DataError: it is not one of this kind.
+        DataError: it is not one of this kind, or larger than any that is.
     """
     try:
+        held = {name: [*record.values()] for name, record in message.content.config_records.items()}
+        refuse_larger(held.pop("payload", []), getattr(kind, "MOST_BYTES", MOST_BYTES_OF_WORDS))
+        refuse_larger(held.pop("blobs", []), MOST_BYTES_BESIDE)
+        if strange := sorted(set(message.content) - {"payload", "blobs"}):
+            raise ValueError(f"it also carries {shown(strange[0])}, expected a payload and nothing else")
         text = message.content.config_records["payload"]["json"]
         if not isinstance(text, bytes):
-            raise DataError(f"the payload is {type(text).__name__}, expected bytes")
-        payload: Payload = _adapter(kind).validate_json(text, strict=True)
-    except (KeyError, ValidationError) as error:
-        raise DataError(f"message {message.metadata.message_type} is not a {kind.__name__}: {error}") from error
+            raise ValueError(f"the payload is {type(text).__name__}, expected bytes")
+        payload: Payload = adapter(kind).validate_json(text, strict=True)
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"message {message.metadata.message_type} is not a {kind.__name__}: {first_problem(error)}"
+        ) from error
     return payload
 
 

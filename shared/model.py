@@ -7,16 +7,19 @@ Source: He et al. 2016 (the paper's section 3.1.3), one-dimensional; width 64 is
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from shared.errors import DataError
+from shared.fields import shown
 from shared.settings import LEADS, SUPERCLASSES, General, Task
 from shared.signals import odd_window
 
@@ -171,17 +174,42 @@ def model_digest(model: ResNet34) -> str:
     return digest(to_bytes(model))
 
 
+def check_weights(data: bytes) -> None:
+    """See that bytes from elsewhere are tensors of finite numbers, before anybody keeps or believes them.
+
+    Raises:
+        DataError: they are not.
+    """
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, KeyError, ValueError) as error:  # a type that torch lacks is a KeyError
+        raise DataError(f"the weights that came are no weights ({error}); they are refused") from error
+    _refuse_infinite(tensors, "the weights that came")
+
+
+def _refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise DataError(f"{what} hold a number that is none ({shown(name)}); they are refused")
+
+
 def load(path: Path) -> ResNet34:
     """Read a model file, in evaluation mode on the CPU.
 
     Raises:
-        DataError: the file is missing, damaged or not one of Lethe's.
+        DataError: the file is missing, damaged or not one of Lethe's, or a weight is not finite.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["lethe"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if tensors["head.weight"].shape[1] != about["width"] * 2 ** (
+                len(DEPTHS) - 1
+            ):  # room is made for what it says
+                raise ValueError(f"its width is not {shown(about['width'])}")
             model = ResNet34(about["width"], task=about["task"], smoothing_ms=about["smoothing_ms"])
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            model.load_state_dict(tensors)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise DataError(f"{path} is not a model file of Lethe ({error}); train again or restore it") from error
+    _refuse_infinite(tensors, f"the weights in {path}")
     return model.eval()

@@ -122,6 +122,9 @@ def closing(result: Row) -> str:
     lines += [f"  {told}" for told in (*made_without(general), *_of_the_public(result))]
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"made no personal model in this run: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
+    lines += [
+        f"refused: the answer of {row['pseudonym']} to {row['asked']}: {row['reason']}" for row in result["refused"]
+    ]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
 

@@ -9,9 +9,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
+from payloads import PAYLOADS
 
 from shared import audit_messages, messages
-from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
+from shared.audit_messages import AuditReply, Readings, VerifyReply
 from shared.errors import DataError
 from shared.messages import (
     Accuracies,
@@ -20,110 +21,14 @@ from shared.messages import (
     Identity,
     MethodOutcome,
     PersonaliseReply,
-    PersonaliseRequest,
     ProbeReply,
-    ProbeRequest,
     UnlearnReply,
-    UnlearnRequest,
     Whoami,
     blobs,
     read,
     write,
 )
 from shared.settings import Personalisation, Unlearning
-
-text = st.text(max_size=20)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-hits = st.lists(st.lists(st.integers(0, 1), max_size=3).map(tuple), max_size=3).map(tuple)
-margins = st.lists(st.lists(numbers, max_size=3).map(tuple), max_size=3).map(tuple)
-groups = st.builds(GroupMargins, hits, hits, margins, margins)
-outcomes = st.builds(
-    MethodOutcome,
-    method=text,
-    exact=st.booleans(),
-    after=text,
-    seconds=numbers,
-    own=st.builds(Accuracies, st.integers(), numbers, st.none(), numbers),
-    others=st.builds(Accuracies, st.integers(), numbers, numbers, numbers),
-    before_groups=st.dictionaries(text, groups, max_size=2),
-    after_groups=st.dictionaries(text, groups, max_size=2),
-)
-readings = st.builds(Readings, margins, margins, margins, margins)
-PAYLOADS = {
-    Whoami: st.builds(Whoami, text),
-    Identity: st.builds(Identity, st.integers(), text, text, text, text),
-    PersonaliseRequest: st.builds(
-        PersonaliseRequest, text, text, text, st.lists(text).map(tuple), st.just(Personalisation(steps=3))
-    ),
-    PersonaliseReply: st.builds(
-        PersonaliseReply,
-        slot=st.integers(),
-        status=st.sampled_from(["ok", "refused"]),
-        own_general=st.none() | numbers,
-        left_out=st.none() | st.dictionaries(text, st.integers(), max_size=3),
-        split=st.sampled_from(["record", "time", "none"]),
-    ),
-    ProbeRequest: st.builds(ProbeRequest, text, numbers, st.lists(numbers).map(tuple)),
-    ProbeReply: st.builds(ProbeReply, st.integers(), st.just("ok"), text, groups, st.none(), groups),
-    UnlearnRequest: st.builds(
-        UnlearnRequest,
-        job=text,
-        scope=st.sampled_from(["patient", "records"]),
-        records=st.lists(text).map(tuple),
-        methods=st.lists(text).map(tuple),
-        serve=text,
-        personalisation=st.just(Personalisation()),
-        unlearning=st.just(Unlearning()),
-        epsilons_sd=st.lists(numbers).map(tuple),
-        retrain=st.booleans(),
-    ),
-    UnlearnReply: st.builds(
-        UnlearnReply,
-        job=text,
-        slot=st.integers(),
-        status=st.just("ok"),
-        erased=st.lists(st.builds(ErasedFile, text, st.integers()), max_size=3).map(tuple),
-        methods=st.lists(outcomes, max_size=2).map(tuple),
-    ),
-    AuditRequest: st.builds(
-        AuditRequest,
-        job=text,
-        scope=st.sampled_from(["patient", "records"]),
-        records=st.lists(text).map(tuple),
-        methods=st.lists(text).map(tuple),
-        personalisation=st.just(Personalisation()),
-        unlearning=st.just(Unlearning()),
-        copies=st.integers(),
-        epsilon_sd=numbers,
-        seed=st.integers(0, 2**63 - 1),
-    ),
-    AuditReply: st.builds(
-        AuditReply,
-        job=text,
-        slot=st.integers(),
-        status=st.sampled_from(["ok", "refused"]),
-        arms=st.dictionaries(text, st.dictionaries(text, readings, max_size=2), max_size=2),
-        seconds=numbers,
-    ),
-    VerifyRequest: st.builds(
-        VerifyRequest,
-        job=text,
-        scope=st.sampled_from(["patient", "records"]),
-        records=st.lists(text).map(tuple),
-        personalisation=st.just(Personalisation()),
-        exact=st.booleans(),
-        white_box=st.booleans(),
-    ),
-    VerifyReply: st.builds(
-        VerifyReply,
-        job=text,
-        slot=st.integers(),
-        status=st.sampled_from(["ok", "refused"]),
-        records=st.lists(text).map(tuple),
-        leftovers=st.lists(text).map(tuple),
-        seconds=numbers,
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
