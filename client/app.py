@@ -80,39 +80,46 @@ def probe(message: Message, context: Context) -> Message:
 @app.train("unlearn")
 def unlearn(message: Message, context: Context) -> Message:
     """Forget what the request names, and answer with what changed."""
-    place, request = Place.of(context), read(UnlearnRequest, message)
+    place, job = Place.of(context), ""
     try:
+        request = read(UnlearnRequest, message)
+        job = request.job
         with one_thread():
             reply = forget(place.store(), request, slot=place.slot)
     except (LetheError, OSError) as error:
-        reply = UnlearnReply(request.job, place.slot, "refused", _told(error, place))
+        reply = UnlearnReply(job, place.slot, "refused", _told(error, place))
     return Message(write(reply), reply_to=message)
 
 
 @app.query("audit")
 def audit(message: Message, context: Context) -> Message:
     """Train copies with and without the records, and tell what they say; nothing on the disk changes."""
-    place, request = Place.of(context), read(AuditRequest, message)
+    place, job = Place.of(context), ""
     try:
+        request = read(AuditRequest, message)
+        job = request.job
         with one_thread():
             reply = make_copies(place.store(), request, slot=place.slot)
     except (LetheError, OSError) as error:
-        reply = AuditReply(request.job, place.slot, "refused", _told(error, place))
+        reply = AuditReply(job, place.slot, "refused", _told(error, place))
     return Message(write(reply), reply_to=message)
 
 
 @app.query("verify")
 def verify(message: Message, context: Context) -> Message:
     """Tell what is on the disk after a withdrawal; in a white-box run the weights in use come along."""
-    place, request, weights = Place.of(context), read(VerifyRequest, message), {}
+    place, job, weights = Place.of(context), "", {}
     try:
+        request = read(VerifyRequest, message)
+        job = request.job
         store = place.store()
         with one_thread():
             reply = look(store, request, slot=place.slot)
         if request.white_box and reply.served:
             weights[MODEL] = store.model_path.read_bytes()
     except (LetheError, OSError) as error:
-        reply = VerifyReply(request.job, place.slot, "refused", _told(error, place))
+        weights.clear()
+        reply = VerifyReply(job, place.slot, "refused", _told(error, place))
     return Message(write(reply, blobs=weights), reply_to=message)
 
 

@@ -21,7 +21,7 @@ from client.sensor import Feed, Recording
 from client.state import Change, State
 from client.store import Store, examples
 from shared.messages import GroupMargins, PersonaliseReply, PersonaliseRequest, ProbeReply, ProbeRequest
-from shared.model import ResNet34, digest, load, to_bytes
+from shared.model import ResNet34, check_weights, digest, load, to_bytes
 from shared.package import TEMPLATE, Package, Public, load_general
 from shared.personalisation import SplitKind, accuracy, held_out_mask, personalise
 from shared.probing import Measured, probe
@@ -76,7 +76,8 @@ def make_personal(
     """
     if blobs:
         package = Package.from_blobs(blobs, expected=request.general)
-        Public.from_bytes(package.public)  # a damaged one must not take a sound one's place
+        check_weights(package.model)  # a damaged one must not take a sound one's place
+        Public.from_bytes(package.public)
         store.install(package)
     believe(store, request.hospital)
     if store.package != request.package:

@@ -17,7 +17,6 @@ Then the models are made anew, and the server, which got no answer, asks again f
 """
 
 import io
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,13 +31,12 @@ from client.bundle import BUNDLE, MANIFEST
 from client.sensor import Recording
 from client.state import Change, State
 from shared.errors import DataError
+from shared.fields import safe_name
 from shared.files import flush_folder, write_atomically
 from shared.model import digest
 from shared.notice import Notice
 from shared.package import MODEL, Package
 from shared.training import Examples
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -247,9 +245,10 @@ def examples(recording: Recording) -> Examples:
 
 def _safe(name: str) -> str:
     """Return `name` if it can only name a file in its own folder."""
-    if not _NAME.fullmatch(name):
-        raise DataError(f"{name!r} cannot name a file, expected letters, digits, '.', '_' and '-'")
-    return name
+    try:
+        return safe_name(name)
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _remove(paths: Iterable[Path]) -> None:
