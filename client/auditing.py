@@ -15,12 +15,14 @@ from client.forgetting import Withdrawal, earlier, prepare
 from client.scope import kept, named, up_to_date
 from client.store import Store
 from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply, VerifyRequest
+from shared.fields import shown
 from shared.machine import cores
 from shared.model import digest, model_digest
 from shared.notice import WithdrawnError
 from shared.package import MODEL, PUBLIC, TEMPLATE
 from shared.personalisation import personalise
 from shared.shadows import Shadows, read_arms
+from shared.unlearning import METHODS
 
 
 def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
@@ -37,6 +39,8 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
 
     if not request.copies:
         return refused("no copies are asked for (audit.copies is 0)")
+    if unknown := sorted({*request.methods} - {*METHODS}):
+        return refused(f"there is no unlearning method {shown(unknown[0])} in this device's code")
     if not store.state.recipe:
         return refused("there is no personal model on the device")
     began = time.perf_counter()

@@ -2,12 +2,15 @@
 
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from server.roll_call import node_name
 
 FIRST_NODE = 100
 APP_FAILED = 2  # Flower's code for a ClientApp that raised
@@ -24,6 +27,7 @@ class LocalGrid(Grid):
     Attributes:
         silent: nodes that never answer.
         apps: another app for some nodes.
+        registered: whether nodes have the names under which a deployment registers keys.
         lost: types of messages that devices act on and whose answers are lost.
         sent, received: every message so far, in order.
     """
@@ -47,6 +51,7 @@ class LocalGrid(Grid):
         self.received: list[Message] = []
         self.silent: set[int] = set()
         self.lost: set[str] = set()
+        self.registered = False
 
     def set_run(self, run: Run) -> None: ...
 
@@ -59,6 +64,12 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         return list(self._contexts)
+
+    def get_nodes(self) -> list[Any]:
+        found = list(super().get_nodes())
+        for node in found if self.registered else ():
+            node.name = node_name(node.node_id - FIRST_NODE)
+        return found
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []

@@ -21,7 +21,7 @@ from server import app as server_app
 from server.enrolment import enrol_patient
 from server.rows import DUE, Patient
 from shared.errors import DataError, LetheError, RunError, UsageError
-from shared.messages import Identity, PersonaliseReply, UnlearnReply, UnlearnRequest, Whoami, read, write
+from shared.messages import Identity, PersonaliseReply, UnlearnReply, Whoami, read, write
 from shared.package import Package
 from shared.ptbxl import index
 from shared.version import code_version
@@ -495,12 +495,26 @@ def _answering(kind: str, answer) -> ClientApp:
     return app
 
 
-def test_a_device_that_runs_other_code_stops_the_run_before_anything_is_sent(new_fleet):
-    strange = Identity(1, "p-00000000", "", "", "another checkout")
-    new_fleet.grid.apps[FIRST_NODE + 1] = _answering(
-        "query.whoami", lambda message: Message(write(strange), reply_to=message)
+def strange(slot: int, fleet: Fleet) -> None:
+    identity = Identity(slot, "p-00000000", "", "", "another checkout")
+    fleet.grid.apps[FIRST_NODE + slot] = _answering(
+        "query.whoami", lambda message: Message(write(identity), reply_to=message)
     )
-    with pytest.raises(RunError, match=f"slot 1 runs code another checkout, the server {code_version()}"):
+
+
+def test_a_device_that_runs_other_code_is_left_out_and_told(new_fleet):
+    strange(1, new_fleet)
+    run = new_fleet.run()
+    assert set(run.personal) == {0, 2, 3}
+    (told,) = run.refusals
+    assert f"slot 1 runs code another checkout, the server {code_version()}" in told.reason
+    assert list(new_fleet.folder(new_fleet.wearer(1)).rglob("model.safetensors")) == []
+
+
+def test_where_every_device_runs_other_code_the_run_ends_before_anything_is_sent(new_fleet):
+    for slot in range(4):
+        strange(slot, new_fleet)
+    with pytest.raises(RunError, match=f"slot 0 runs code another checkout, the server {code_version()}"):
         new_fleet.run()
     assert list(new_fleet.workspace.devices.rglob("model.safetensors")) == []
 
@@ -645,33 +659,6 @@ def test_a_relative_home_is_refused_by_both_sides():
     message = Message(write(Whoami("run")), dst_node_id=1, message_type="query.whoami")
     with pytest.raises(DataError, match="absolute"):
         client.app.app(message, context(home="here"))
-
-
-def test_a_request_that_no_device_understands_is_an_error_message_and_not_a_crash(fleet):
-    message = Message(RecordDict(), dst_node_id=FIRST_NODE, message_type="train.unlearn")
-    (reply,) = fleet.grid.send_and_receive([message])
-    assert reply.has_error()
-
-
-def test_a_job_name_that_would_leave_the_folder_is_refused(fleet):
-    settings = fleet.settings
-    request = UnlearnRequest(
-        job="../../registry",
-        scope="patient",
-        records=(),
-        methods=("exact",),
-        serve="exact",
-        personalisation=settings.personalisation,
-        unlearning=settings.unlearning,
-        epsilons_sd=(0.0,),
-        retrain=True,
-    )
-    message = Message(write(request), dst_node_id=FIRST_NODE, message_type="train.unlearn")
-    (reply,) = fleet.grid.send_and_receive([message])
-    answer = read(UnlearnReply, reply)
-    assert answer.status == "refused"
-    assert "cannot name a file" in answer.reason
-    assert fleet.store(fleet.wearer(0)).record_ids()
 
 
 def test_a_feed_that_is_missing_or_damaged_is_said(tmp_path):
