@@ -6,10 +6,11 @@
 No torch here: `client/export.py` makes the ONNX file, `client/runtime.py` runs it.
 """
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -122,7 +123,11 @@ def signed(folder: Path, *, public: Path) -> Manifest:
         ) from None
     try:
         fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in content.items()}
-        return Manifest(**fields)
+        manifest = Manifest(**fields)
+        kinds = {field.name: get_origin(field.type) or field.type for field in dataclasses.fields(Manifest)}
+        if wrong := [name for name, kind in kinds.items() if type(getattr(manifest, name)) is not kind]:
+            raise TypeError(f"{wrong[0]} is {type(getattr(manifest, wrong[0])).__name__}")
+        return manifest
     except TypeError as error:
         raise BundleError(
             f"{folder / MANIFEST} is of another form ({error}), expected form {FORM}", "contract"

@@ -5,7 +5,7 @@ The feed belongs to the simulated world, not to the server; a real device has a 
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ class Feed:
         """
         try:
             content = json.loads(path.read_text())
-            return cls(Path(content["data"]), content["pseudonym"], tuple(content["records"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls(Path(content["data"]), str(content["pseudonym"]), tuple(map(_entry, content["records"])))
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"no usable feed at {path} ({error!r}); enrol the patient again") from error
 
     def record(self, wanted: Collection[str]) -> tuple[list[Recording], Counter[str]]:
@@ -74,16 +74,22 @@ class Feed:
         """Read one record and check that it is the one that was enrolled."""
         folder = Path(entry.get("data", self.folder))  # what came later may lie elsewhere
         record = Record(
-            id=str(entry["id"]),
+            id=entry["id"],
             patient="",
-            path=str(entry["path"]),
-            superclasses=tuple(entry["superclasses"]),
+            path=entry["path"],
+            superclasses=entry["superclasses"],
             fold=0,
-            recorded_at=str(entry["recorded_at"]),
-            hz=int(entry["hz"]),
+            recorded_at=entry["recorded_at"],
+            hz=entry["hz"],
         )
         if record_digest(folder, record) != entry["sha256"]:
             raise DataError(f"record {record.id} has changed since it was enrolled; restore the file or enrol it anew")
         signal, _ = read_signal(folder, record)
         labels = np.array([name in record.superclasses for name in SUPERCLASSES], dtype=np.float32)
         return Recording(record.id, record.recorded_at, segments(signal), labels)
+
+
+def _entry(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a feed says of one record, each part as what it is used as."""
+    texts = {name: str(told[name]) for name in ("id", "path", "recorded_at", "sha256")}
+    return {**texts, "superclasses": tuple(map(str, told["superclasses"])), "hz": int(told["hz"])}

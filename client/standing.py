@@ -5,6 +5,7 @@ nothing: the device's own process (`client/issuing.py`, `client/store.py`) makes
 """
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,6 +19,7 @@ from shared.revocation import KIND, Revocation, list_path, of_content
 
 PATIENCE_S = 1.0  # how long a change that the device is carrying out is waited for
 POLL_S = 0.02
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ def _state(folder: Path) -> dict[str, Any]:
     """Return what the device says is in use, of which only this module's part is looked at."""
     try:
         state = json.loads((folder / "state.json").read_bytes())
-        known = {"general": str(state["general"]), "bundle": str(state["bundle"]), "records": list(state["records"])}
+        known: dict[str, Any] = {name: str(state[name]) for name in ("general", "bundle")}
+        known["records"] = list(state["records"])
+        if not _DIGEST.fullmatch(known["general"]) or not all(isinstance(one, str) for one in known["records"]):
+            raise ValueError("no digest, which names a folder, or an id that is no text")
     except (OSError, ValueError, KeyError, TypeError):
         raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing") from None
     if not known["bundle"]:

@@ -23,16 +23,16 @@ MOST_BYTES_BESIDE = 512 << 20  # models and public segments: the package of a ne
 FIRST_YEAR, LAST_YEAR = 2000, 2999  # dates are added to
 
 # What a terminal would take for a command, or what turns the direction of writing, is no text.
-_CONTROL = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069"
-PLAIN = rf"^[^{_CONTROL}]*$"
-_UNPLAIN = re.compile(rf"[{_CONTROL}\ud800-\udfff]")
+PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _PLACE = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern}){{0,4}}")
 
 
 def plain(text: str, *, keep: str = "") -> str:
-    """Return a text without what a terminal or a page would obey; of control characters only those in `keep` stay."""
-    return _UNPLAIN.sub(lambda it: it[0] if it[0] in keep else "\ufffd", text)
+    """Return a text with a mark for whatever no terminal or page shows, or obeys; what is in `keep` stays."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else "\ufffd" for letter in text)
 
 
 def words(text: str) -> str:

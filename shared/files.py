@@ -28,6 +28,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def flush_folder(folder: Path) -> None:
     """Make renames and removals in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

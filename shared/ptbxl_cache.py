@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,13 +131,19 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
     for source in sources:
         header = _header(source)
         entry = known.get(str(header))
-        if not isinstance(entry, dict) or entry.get("stats") != _stats(header, entry.get("files", ())):
+        if not _is_known(entry) or entry["stats"] != _stats(header, entry["files"]):
             files = [header.name, *signal_files(header)]
             entry = {"files": files, "stats": _stats(header, files), "sha256": files_digest(header)}
         current[str(header)] = entry
     if current != known:
         write_atomically(index, json.dumps(current).encode())
     return [current[str(_header(source))]["sha256"] for source in sources]
+
+
+def _is_known(entry: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether what is remembered of a record's files has the form in which it is kept."""
+    kept = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("files"), list)
+    return kept and all(isinstance(name, str) for name in entry["files"]) and "stats" in entry
 
 
 def _digest(sources: Sequence[Source], files: Sequence[str]) -> str:
@@ -162,7 +168,7 @@ def _stats(header: Path, names: Sequence[str]) -> list[list[int]]:
         try:
             found = os.stat(f"{header.parent}{os.sep}{name}")  # noqa: PTH116 (a Path a file doubles the time)
             stats.append([found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino])
-        except OSError:
+        except (OSError, ValueError):  # a null byte, of an index that was damaged
             stats.append([])
     return stats
 

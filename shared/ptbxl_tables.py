@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shared.errors import DataError, UsageError
+from shared.fields import shown
 from shared.settings import SUPERCLASSES
 
 DATABASE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
 FILENAMES = {500: "filename_hr", 100: "filename_lr"}
+MOST_PATH_BYTES, MOST_DATE = 200, 60  # PTB-XL's have 26 and 19; a file's name may have 255 bytes, with its suffix
 NEEDED = ("ecg_id", "patient_id", "scp_codes", "strat_fold")
 
 REASONS = (
@@ -173,7 +175,7 @@ def _record(row: Mapping[str, str], where: str, *, classes: Mapping[str, str], h
         path=_path(row[FILENAMES[hz]].strip(), where),
         superclasses=tuple(name for name in SUPERCLASSES if name in found),
         fold=_fold(row, where),
-        recorded_at=row.get("recording_date", "").strip(),
+        recorded_at=_date(row.get("recording_date", "").strip(), where),
         hz=hz,
     )
 
@@ -216,6 +218,14 @@ def _codes(cell: str, where: str, record: str) -> dict[str, float]:
 def _path(name: str, where: str) -> str:
     """Return a record's path if it stays within the data set."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or any(letter in name for letter in "\\:\0"):
-        raise DataError(f"{where} has the path {name!r}, expected one within the folder; correct it")
+    odd = path.is_absolute() or ".." in path.parts or any(letter in name for letter in "\\:") or not name.isprintable()
+    if odd or len(name.encode()) > MOST_PATH_BYTES:
+        raise DataError(f"{where} has the path {shown(name)}, expected one within the folder; correct it")
     return name
+
+
+def _date(text: str, where: str) -> str:
+    """Return when a record was taken, as the data set writes it: it is kept, compared and shown."""
+    if not text.isprintable() or len(text) > MOST_DATE:
+        raise DataError(f"{where} has the recording_date {shown(text)}, expected a date and time; correct it")
+    return text

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+from shared.fields import shown
+from shared.files import is_file
 from shared.settings import LEADS, RECORD_SAMPLES, SAMPLING_HZ
 from shared.signals import blank_leads
 
@@ -122,7 +124,7 @@ def _header_lines(header: Path) -> list[str]:
 
 def _content(path: Path) -> bytes:
     """Return a file's bytes; what is no file, such as a pipe, would have none or no end of them."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(path)
     return path.read_bytes()
 
@@ -178,8 +180,8 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
     header = stem.parent / f"{stem.name}.hea"
     _check_size(header, name=name)
     for path in (header, *(stem.parent / file for file in signal_files(header))):
-        if not path.is_file():
-            _refuse("missing file", name, f"has no file {path.name}, expected it in {path.parent}")
+        if not is_file(path):
+            _refuse("missing file", name, f"has no file {shown(path.name)}, expected it in {path.parent}")
     try:
         first = next(iter(_header_lines(header)), "").split()
         if first[3:4] != [str(hz * SECONDS)]:  # as much would be read as it claims
@@ -190,12 +192,8 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
     except Exception as error:  # wfdb raises whatever its parsing trips over: KeyError, IndexError, ValueError...
         seen = f"cannot be read ({type(error).__name__}: {error}), expected a header that agrees with its signal file"
         raise BadRecord(f"record {name} {seen}; fetch its files again or leave the record out", "unreadable") from error
-    if (
-        found.p_signal is None
-        or not found.file_name
-        or not all(found.adc_gain)
-        or not np.isfinite(found.adc_gain).all()
-    ):
+    whole = found.p_signal is not None and found.file_name
+    if not whole or not all(found.adc_gain) or not np.isfinite(found.adc_gain).all():
         _refuse("unreadable", name, "has no signal with a gain, or one that is no number, expected one for every lead")
     return found
 
@@ -213,7 +211,7 @@ def _read(wfdb: Any, stem: Path, *, hz: int, name: str) -> Any:
 
 def _check_size(header: Path, *, name: str) -> None:
     """Refuse a header that claims more than any ECG has, before anything is made as large as it says."""
-    if not header.is_file():
+    if not is_file(header):
         return
     if (size := header.stat().st_size) > MOST_HEADER_BYTES:
         _refuse("unreadable", name, f"has a header of {size} bytes, expected at most {MOST_HEADER_BYTES}")

@@ -45,12 +45,13 @@ EMPTY = GroupMargins(((), ()), ((), ()), ((), ()), ((), ()))
 ROWS = ((0.5,) * 12, (0.25,) * 12)
 READ = Readings(ROWS, ROWS, ROWS, ROWS)
 ARMS = {arm: {"forgotten": READ, "retained": READ, "control": READ} for arm in ("never", "nothing", "exact")}
+AT = "2026-01-01T00:00:00.000+00:00"
 ACCURACY = Accuracies(2, 0.5, 1.0, 0.5)
 
 
 def job_of(slot: int) -> Job:
     records = (f"{slot}1",)
-    return Job(f"j-{slot}", f"{slot}", slot, "records", records, "DISPATCHED", "exact", "2026-01-01", "2026-01-01")
+    return Job(f"j-{slot}", f"{slot}", slot, "records", records, "DISPATCHED", "exact", AT, AT)
 
 
 def honest(kind: str, slot: int) -> Any:
@@ -69,9 +70,8 @@ def honest(kind: str, slot: int) -> Any:
         groups = {"forgotten": GROUP, "held_out": EMPTY, "control": GROUP}
         outcome = MethodOutcome("exact", True, OTHER, 1.0, ACCURACY, ACCURACY, groups, groups)
         erased = (ErasedFile(f"recordings/{slot}1.npz", 900), ErasedFile("model.safetensors", 9))
-        at = "2026-01-01T00:00:00.000+00:00"
         return UnlearnReply(
-            f"j-{slot}", slot, "ok", "", "exact", GENERAL, "b" * 64, OTHER, OTHER, 10, erased, (outcome,), (), at
+            f"j-{slot}", slot, "ok", "", "exact", GENERAL, "b" * 64, OTHER, OTHER, 10, erased, (outcome,), (), AT
         )
     return VerifyReply(f"j-{slot}", slot, "ok", "", GENERAL, OTHER, OTHER, OTHER, (f"{slot}2",), (), 1.0)
 
