@@ -63,7 +63,7 @@ def add_patient(
     left_out: list[LeftOut] = []
     added = enrol_patient(Workspace.open(home), patient, data=data, tell=left_out.append)
     for one in left_out:
-        note(f"record {one.record} is left out, {one.reason}: {one.detail}")
+        note(f"left out: {one.detail}")
     text = (
         f"Patient {added.id} (pseudonym {added.pseudonym}) wears device {added.slot}: "
         f"{counted(added.records, 'record')}.\nThe next `{run_command(home)}` makes the personal model."

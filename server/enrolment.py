@@ -158,8 +158,8 @@ def usable(folder: Path, patient: str, *, task: Task, unit: str | None) -> tuple
     if not found.records:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(one.reason for one in left_out).items())
         raise DataError(
-            f"none of the {len(own)} records of patient {patient} can be used: {reasons}; the first, record "
-            f"{left_out[0].record}: {left_out[0].detail}; choose another patient"
+            f"none of the {len(own)} records of patient {patient} can be used: {reasons}; the first: "
+            f"{left_out[0].detail}; choose another patient"
         )
     if unit is not None and found.units != {unit}:
         raise DataError(

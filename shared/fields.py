@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from shared.terminal import plain
+
 Kind = TypeVar("Kind")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
@@ -28,16 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _PLACE = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern}){{0,4}}")
 
 
-def plain(text: str, *, keep: str = "") -> str:
-    """Return a text with a mark for whatever no terminal or page shows, or obeys; what is in `keep` stays."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() or letter in keep else "\ufffd" for letter in text)
-
-
 def words(text: str) -> str:
     """Return a text for people in one line, plain and not too long."""
-    told = plain(" ".join(text.split()))
+    told = plain(" ".join(text.split()), keep="")
     return told if len(told) <= MOST_TEXT else f"{told[: MOST_TEXT - 1]}…"
 
 

@@ -87,7 +87,8 @@ def for_task(records: Iterable[Record], task: Task) -> tuple[tuple[Record, ...],
     kept, left_out = [], []
     for record in records:
         if task == "single" and len(record.superclasses) > 1:
-            left_out.append(LeftOut(record.id, "several superclasses", ", ".join(record.superclasses)))
+            seen = f"record {record.id} has the superclasses {', '.join(record.superclasses)}, expected one"
+            left_out.append(LeftOut(record.id, "several superclasses", seen))
         else:
             kept.append(record)
     return tuple(kept), tuple(left_out)

@@ -1,8 +1,8 @@
 """The int16 cache of waveforms: one memory-mapped file, named by the digest of what it was made from.
 
-Opening an unchanged cache costs a `stat` a file: what it said is remembered beside the digests. A folder
-holds one cache; building or opening another one deletes it, so that the signals of records that are no longer
-asked for do not linger. Which records those are, and their labels, is `shared/ptbxl.py`'s.
+Opening an unchanged cache costs a `stat` a file: what it said is remembered beside the digests. A folder holds one
+cache; building or opening another one deletes it, so that signals that are no longer asked for do not linger. Which
+records those are, and their labels, is `shared/ptbxl.py`'s.
 
 A source may come with the sha256 that its files must have. One with other files is refused before its signal is
 read, so that nobody's waveform enters under another record's name. A recording is there once: see `copies`.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,12 +125,11 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
         known = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if not isinstance(known, dict) or known.get("version") != VERSION:
-        known = {}
+    known = known if isinstance(known, dict) and known.get("version") == VERSION else {}
     current: dict[str, Any] = {"version": VERSION}
     for source in sources:
         header = _header(source)
-        entry = known.get(str(header))
+        entry: Any = known.get(str(header))
         if not _is_known(entry) or entry["stats"] != _stats(header, entry["files"]):
             files = [header.name, *signal_files(header)]
             entry = {"files": files, "stats": _stats(header, files), "sha256": files_digest(header)}
@@ -140,10 +139,10 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
     return [current[str(_header(source))]["sha256"] for source in sources]
 
 
-def _is_known(entry: object) -> TypeGuard[dict[str, Any]]:
+def _is_known(entry: Any) -> bool:
     """Return whether what is remembered of a record's files has the form in which it is kept."""
-    kept = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("files"), list)
-    return kept and all(isinstance(name, str) for name in entry["files"]) and "stats" in entry
+    kept = isinstance(entry, dict) and {"stats", "files", "sha256"} <= set(entry) and isinstance(entry["files"], list)
+    return kept and all(isinstance(one, str) for one in (entry["sha256"], *entry["files"]))
 
 
 def _digest(sources: Sequence[Source], files: Sequence[str]) -> str:
@@ -168,7 +167,7 @@ def _stats(header: Path, names: Sequence[str]) -> list[list[int]]:
         try:
             found = os.stat(f"{header.parent}{os.sep}{name}")  # noqa: PTH116 (a Path a file doubles the time)
             stats.append([found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino])
-        except (OSError, ValueError):  # a null byte, of an index that was damaged
+        except (OSError, ValueError):  # a null byte in a damaged index
             stats.append([])
     return stats
 

@@ -58,7 +58,7 @@ class LeftOut:
 
     record: str
     reason: str  # one of REASONS
-    detail: str  # for people
+    detail: str  # for people: "record 17 has ..., expected ..."
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,11 @@ def index(folder: Path, *, hz: int | None = None) -> Index:
             raise DataError(f"{where} names record {record.id} again, expected every ecg_id once; remove one")
         seen.add(record.id)
         if not record.path:
-            left_out.append(LeftOut(record.id, "missing file", f"{FILENAMES[rate]} is empty"))
+            why = f"record {record.id} has an empty {FILENAMES[rate]}, expected its path"
+            left_out.append(LeftOut(record.id, "missing file", why))
         elif not record.superclasses:
-            left_out.append(LeftOut(record.id, "no superclass", f"its codes: {row['scp_codes']}"))
+            why = f"record {record.id} has no superclass by its codes {row['scp_codes']}, expected one or more"
+            left_out.append(LeftOut(record.id, "no superclass", why))
         else:
             records.append(record)
     return Index(folder, tuple(records), tuple(left_out))

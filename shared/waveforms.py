@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError
-from shared.fields import shown
+from shared.fields import words
 from shared.files import is_file
 from shared.settings import LEADS, RECORD_SAMPLES, SAMPLING_HZ
 from shared.signals import blank_leads
@@ -181,7 +181,7 @@ def _wfdb_record(stem: Path, *, hz: int, name: str) -> Any:  # wfdb is untyped
     _check_size(header, name=name)
     for path in (header, *(stem.parent / file for file in signal_files(header))):
         if not is_file(path):
-            _refuse("missing file", name, f"has no file {shown(path.name)}, expected it in {path.parent}")
+            _refuse("missing file", name, f"has no file {words(path.name)}, expected it in {path.parent}")
     try:
         first = next(iter(_header_lines(header)), "").split()
         if first[3:4] != [str(hz * SECONDS)]:  # as much would be read as it claims

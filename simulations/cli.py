@@ -24,7 +24,7 @@ from server.ledger_cli import ledger
 from server.registry_cli import registry
 from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
 from shared.interrupts import signals_interrupt
-from shared.terminal import show
+from shared.terminal import console, show
 from simulations.attack_cli import attack
 from simulations.audit_cli import app as audit
 from simulations.compare_cli import compare
@@ -293,8 +293,7 @@ def _told(error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     line = f"[bold red]error:[/] {escape(' '.join(text.split()))}"
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    console(stderr=True).print(line, soft_wrap=True)

@@ -153,7 +153,7 @@ def _report(result: dict[str, Any]) -> "RenderableType":
             more = ", …" if entry["count"] > len(first) else ""
             rows[f"{title}: {reason}"] = f"{entry['count']} (record {', '.join(first)}{more})"
             lines += ["", f"{title}: {reason}"]
-            lines += [f"  {detail if record in detail else f'{record}: {detail}'}" for record, detail in first.items()]
+            lines += [f"  {detail}" for detail in first.values()]
             lines += [f"  … {entry['count'] - len(first)} more; --json prints all"] if more else []
     problems = result["checksum_problems"]
     rows["checksums"] = "; ".join(problems[:5]) + f" … {len(problems)} in all" if problems else "all as listed"

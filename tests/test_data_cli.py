@@ -54,11 +54,15 @@ def test_check_counts_what_would_be_left_out_and_says_what_was_seen(data):
         "no superclass": 1,
         "unreadable": 1,
     }
-    assert report["left_out"]["no superclass"]["details"] == {"1": "its codes: {'SR': 100.0}"}
+    assert report["left_out"]["no superclass"]["details"] == {
+        "1": "record 1 has no superclass by its codes {'SR': 100.0}, expected one or more"
+    }
     (unreadable,) = report["left_out"]["unreadable"]["details"].items()
     assert unreadable[0] == "3"
     assert re.fullmatch(r"record 3 has samples of .* disagree with the checksum in .*, expected .*", unreadable[1])
-    assert report["left_out_of_task_single"]["several superclasses"]["details"]["2"] == "MI, HYP"
+    assert report["left_out_of_task_single"]["several superclasses"]["details"]["2"] == (
+        "record 2 has the superclasses MI, HYP, expected one"
+    )
     assert report["usable"] == len(records) - 2
 
 
@@ -78,6 +82,16 @@ def test_check_prints_what_was_seen_in_the_first_bad_records_a_line_each(tmp_pat
     assert not [line for line in lines if f"record {records[5].id} has no file" in line]
     all_of_them = json.loads(call("check", data, "--json").stdout)["left_out"]["missing file"]
     assert list(all_of_them["details"]) == [record.id for record in records[:7]]
+
+
+def test_check_prints_every_finding_in_one_form(data):
+    set_cell(data, "scp_codes", "{'SR': 100.0}", row=0)
+    set_cell(data, "scp_codes", "{'LVH': 100.0, 'AMI': 100.0}", row=1)
+    set_cell(data, "filename_hr", "", row=2)
+    changed_sample(data, index(data).records[-1])
+    found = [line for line in call("check", data).stdout.splitlines() if line.startswith("  ")]
+    assert len(found) == 4
+    assert not [line for line in found if not re.fullmatch(r"  record \d+ has .*, expected .+", line)]
 
 
 def test_check_fails_with_5_when_a_file_is_not_the_listed_one(data):
