@@ -147,6 +147,43 @@ def test_the_gate_lets_by_devices_and_this_machine(client: str | None, path: str
     assert [message.get("status", 403) for message in sent] == ([] if let_by else [403, 403])
 
 
+@pytest.mark.parametrize(
+    ("said", "parts", "status", "passed"),
+    [
+        (b"9", [b"012345678"], None, [b"012345678"]),
+        (None, [b"0", b"1"], None, [b"0", b"1"]),
+        (b"11", [], 413, []),
+        (b"9" * 5000, [], 413, []),
+        (None, [b"012345", b"678901", b"2"], None, [b"012345"]),
+        (b"3", [b"012345", b"678901", b"2"], None, [b"012345"]),
+    ],
+)
+def test_the_gate_reads_no_more_of_a_request_than_a_device_has_to_say(
+    monkeypatch: pytest.MonkeyPatch, said: bytes | None, parts: list[bytes], status: int | None, passed: list[bytes]
+) -> None:
+    monkeypatch.setattr("simulations.gate.MOST_BYTES", 10)
+    headers = [] if said is None else [(b"content-length", said)]
+    scope = {"type": "http", "path": "/v1/fleet/push-object", "client": ("10.0.0.7", 5), "headers": headers}
+    coming, got, sent = list(parts), [], []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            got.extend([message["body"]] if "body" in message else [])
+            more = message.get("more_body", False)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Gate(app)(scope, receive, send))
+    assert got == passed
+    assert [message["status"] for message in sent if "status" in message] == ([status] if status else [])
+
+
 def test_the_gate_lets_no_websocket_by_from_elsewhere() -> None:
     assert not is_let_by({"type": "websocket", "path": "/v1/fleet/x", "client": ("10.0.0.7", 5)})
 
