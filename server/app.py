@@ -26,6 +26,7 @@ from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
 from shared.errors import DataError, LetheError, RunError, UsageError, plainly
+from shared.fields import safe_name
 from shared.messages import WHOAMI, PersonaliseReply
 from shared.package import Package, load_general
 from shared.settings import Settings
@@ -42,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     if not home.is_absolute():
         raise UsageError(f'home is {str(home)!r}, expected the absolute path of a workspace: home="/path/to/it"')
     workspace = Workspace.open(home)
-    name = name or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{context.run_id & 0xFFFF:04x}"
+    name = _run_name(name) or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{context.run_id & 0xFFFF:04x}"
     progress = Progress(workspace.flower / f"{name}.json")
     try:
         settings = Settings().with_values(values)
@@ -59,6 +60,14 @@ def main(grid: Grid, context: Context) -> None:
         progress.end(error=told, exit_code=1, traceback=traceback.format_exc())
         raise
     progress.end()
+
+
+def _run_name(name: str) -> str:
+    """Return the name that a run was given, "" for none; a folder and files are called after it."""
+    try:
+        return name and safe_name(name)
+    except ValueError as error:
+        raise UsageError(f"run is {error}") from None
 
 
 def execute(run: Run) -> None:

@@ -451,3 +451,27 @@ def test_a_liar_that_comes_to_its_senses_is_certified_in_the_next_run(fleet, kin
     fleet.run()
     expected = "FAILED" if kind == AUDIT else "CERTIFIED"  # of what was erased no copy can be made any more
     assert fleet.registry.job(job.id).state == expected
+
+
+# What has the right form, and the device's own bytes or the registry contradict
+CONTRADICTED = {
+    "another model than is served": (UNLEARN, ("after",), OTHER, "model as acknowledged"),
+    "another model on the disk": (VERIFY, ("served",), OTHER, "model as acknowledged"),
+    "a record that should be gone": (VERIFY, ("records",), ["1"], "withdrawn records"),
+    "a general model that nobody made": (UNLEARN, ("general",), OTHER, "lineage of the general model"),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTED)
+def test_what_the_bytes_contradict_is_never_certified(fleet, what):
+    kind, path, bad, named = CONTRADICTED[what]
+    liar, other = fleet.wearer(LIAR), fleet.wearer(1)
+    fleet.grid.apps[FIRST_NODE + LIAR] = lying(kind, *path, to=bad)
+    for patient in (liar, other):
+        fleet.registry.withdraw(patient.id)
+    fleet.run()
+    jobs = {job.slot: job for job in fleet.registry.jobs()}
+    assert (jobs[LIAR].state, jobs[1].state) == ("FAILED", "CERTIFIED")
+    assert named in jobs[LIAR].detail["reason"]
+    checks = jobs[LIAR].detail["verdict"]["bytes"]["checks"]
+    assert named in [check["name"] for check in checks if not check["holds"]]
