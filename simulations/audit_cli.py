@@ -37,13 +37,17 @@ def calibrate(
     from shared.files import write_atomically
     from simulations.calibration import Plan, calibrate
     from simulations.calibration_table import markdown, render
+    from simulations.outlet import try_file
     from simulations.worlds import data_or_synthetic
 
+    try_file(out)
     with TemporaryDirectory(prefix="lethe-calibration-") as folder:
         data = data_or_synthetic(data, Path(folder) / "synthetic", wearers=patients * seeds, progress=progress)
         plan = Plan(data, patients=patients, copies=copies, seeds=seeds, width=width, only=(only,) if only else ())
         result = calibrate(plan, scratch=Path(folder) / "scratch", progress=progress)
-    if out is not None:
-        text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(result, indent=2) + "\n"
-        write_atomically(out, text.encode())
-    show(result, as_json=as_json, render=lambda: render(result))
+    try:
+        if out is not None:
+            text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(result, indent=2) + "\n"
+            write_atomically(out, text.encode())
+    finally:  # what was found is shown even where it could not be written
+        show(result, as_json=as_json, render=lambda: render(result))

@@ -43,8 +43,10 @@ def compare(
     from shared.files import write_atomically
     from simulations.comparison import Plan, plain, run
     from simulations.comparison_table import markdown, render
+    from simulations.outlet import try_file
     from simulations.worlds import data_or_synthetic
 
+    try_file(out)
     with TemporaryDirectory(prefix="lethe-comparison-") as folder:
         data = data_or_synthetic(data, Path(folder) / "synthetic", wearers=patients * seeds, progress=progress)
         plan = Plan(
@@ -58,7 +60,9 @@ def compare(
             published_schedule=published_schedule,
         )
         result = run(plan, scratch=Path(folder) / "scratch", progress=progress)
-    if out is not None:
-        text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(plain(result), indent=2) + "\n"
-        write_atomically(out, text.encode())
-    show(plain(result) if as_json else result, as_json=as_json, render=lambda: render(result))
+    try:
+        if out is not None:
+            text = markdown(result["rows"]) if out.suffix == ".md" else json.dumps(plain(result), indent=2) + "\n"
+            write_atomically(out, text.encode())
+    finally:  # what was found is shown even where it could not be written
+        show(plain(result) if as_json else result, as_json=as_json, render=lambda: render(result))

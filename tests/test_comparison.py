@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import shared.unlearning
 import simulations.comparison
-from shared.errors import DataError, LetheError, UsageError
+import simulations.worlds
+from shared.errors import DataError, LetheError, UsageError, plainly
 from shared.inference import t_interval
 from shared.model import to_bytes
 from shared.personalisation import accuracy, personalise
@@ -375,6 +376,38 @@ def refused(*arguments: str) -> str:
 def test_unknown_methods_are_refused_before_anything_is_made():
     assert refused("--methods", "scrub,amnesia").startswith("UsageError: --methods is 'scrub,amnesia', expected names")
     assert refused("--methods", ",").startswith("UsageError: --methods")
+
+
+def no_run(*_, **__):
+    raise AssertionError("something was computed")
+
+
+@pytest.mark.parametrize("place", ["missing/table.md", "file/table.json", "folder"])
+@pytest.mark.parametrize("command", ["compare", "audit calibrate"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, monkeypatch, command, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(simulations.worlds, "data_or_synthetic", no_run)
+    done = CliRunner().invoke(app, [*command.split(), "--out", str(tmp_path / place)])
+    assert isinstance(done.exception, DataError), done.exception
+    assert str(tmp_path / place) in str(done.exception)
+    assert ".lethe" not in str(done.exception)
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "folder"}
+
+
+def test_a_table_that_cannot_be_written_all_the_same_is_shown_and_the_error_names_the_file(tmp_path, monkeypatch):
+    out = tmp_path / "folder" / "table.md"
+    out.parent.mkdir()
+
+    def run(*_, **__):
+        out.parent.rmdir()
+        return {**COMPARED, "rows": rows([(0, [of("newton")])]), "published_schedule": False}
+
+    monkeypatch.setattr(simulations.comparison, "run", run)
+    done = CliRunner().invoke(app, ["compare", "--data", str(tmp_path), "--out", str(out)])
+    assert "newton" in done.stdout
+    assert (type(done.exception), done.exception.filename) == (FileNotFoundError, str(out))
+    assert plainly(done.exception) == f"No such file or directory ({out}); check the path and its rights and try again"
 
 
 def test_a_folder_of_too_few_wearers_is_refused(cohort_folder, tmp_path):

@@ -101,3 +101,12 @@ def test_an_interrupt_right_after_the_folder_is_made_leaves_nothing(tmp_path, mo
     with pytest.raises(KeyboardInterrupt), folder_beside(tmp_path / "data"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "table.md", tmp_path / "folder"):  # neither made, nor put into its place
+        with pytest.raises((FileNotFoundError, IsADirectoryError)) as caught:
+            write_atomically(path, b"")
+        assert (caught.value.filename, caught.value.filename2) == (str(path), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
