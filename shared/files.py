@@ -13,7 +13,7 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, durable when this returns; the parent folder must exist.
 
-    An OSError names `path`: writing and flushing do not say where, and the rest names a file that is there for a moment.
+    An OSError names `path`: writing and flushing do not say where, and the rest names a file of a moment.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

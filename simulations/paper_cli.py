@@ -31,11 +31,14 @@ def paper(
     from simulations.table1 import Plan, reproduce
 
     plan = Plan(data, patients=patients, width=width, seeds=seeds, epochs=epochs, i_mean_the_class=class_meant)
-    ready(out)
-    with TemporaryDirectory(prefix="lethe-paper-") as scratch:
-        outcome = reproduce(plan, scratch=Path(scratch), progress=progress)
-    written = write(outcome, out)
-    result = {**outcome.result, "files": [str(path) for path in written]}
-    show(result, as_json=as_json, render=lambda: render(outcome.result))
+    written: list[Path] = []
+    with ready(out):
+        with TemporaryDirectory(prefix="lethe-paper-") as scratch:
+            outcome = reproduce(plan, scratch=Path(scratch), progress=progress)
+        try:
+            written = write(outcome, out)
+        finally:  # what was found is shown even where it could not be written
+            result = {**outcome.result, "files": [str(path) for path in written]}
+            show(result, as_json=as_json, render=lambda: render(outcome.result))
     if not as_json:
         show(result, as_json=False, render=lambda: "\n".join(str(path) for path in written))

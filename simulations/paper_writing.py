@@ -1,31 +1,36 @@
 """Writes what `lethe paper` found into a folder: tables, the list of extracted points, pictures, JSON."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shared.errors import DataError
 from shared.files import write_atomically
+from simulations.outlet import try_folder
 from simulations.paper_pictures import pictures
 from simulations.paper_tables import listing, markdown
 from simulations.table1 import Outcome
 
 
-def ready(folder: Path) -> None:
+@contextmanager
+def ready(folder: Path) -> Iterator[None]:
     """Make the folder if need be, and write to it: better now than after a quarter of an hour.
+
+    Folders that were made for it go again where the block within ends without a file in them, as where it is refused.
 
     Raises:
         DataError: it is no folder, or nothing can be written there.
     """
-    probe = folder / ".lethe-paper"
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, b"")
-        probe.unlink()
-    except OSError as error:
-        raise DataError(
-            f"nothing can be written to {folder} ({error.strerror or error}), expected a folder of one's own; "
-            "name another with --out, or change its rights"
-        ) from error
+        with suppress(OSError):  # what is wrong with it, writing tells
+            folder.mkdir(parents=True, exist_ok=True)
+        try_folder(folder, folder)
+        yield
+    finally:
+        with suppress(OSError):  # something is in it
+            for place in missing:
+                place.rmdir()
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:

@@ -435,10 +435,23 @@ def test_a_folder_that_is_not_there_and_too_few_patients_are_refused(cohort_fold
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DataError, match="expected a folder of one's own; name another with --out"):
-            ready(place)
-    ready(tmp_path / "new" / "folder")
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+        with pytest.raises(DataError, match="expected a folder of one's own"), ready(place):
+            raise AssertionError("something was computed")
+    with ready(tmp_path / "new" / "folder"):
+        (tmp_path / "new" / "folder" / "paper.md").write_text("")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["paper.md"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [(["--data", "nowhere"], DataError), (["--patients", "0"], UsageError), (["--patients", "500"], UsageError)],
+)
+def test_what_is_refused_leaves_no_folder_and_takes_none_that_was_there(cohort_folder, tmp_path, options, error):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "mine" / "new" / "paper", tmp_path / "mine"):
+        done = CliRunner().invoke(app, ["paper", "--data", str(cohort_folder), "--out", str(folder), *options])
+        assert isinstance(done.exception, error), done.output
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 
 @pytest.mark.slow
