@@ -10,6 +10,9 @@ from shared.settings import LEADS
 
 Unit = Literal["sd", "uV"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
+SD_UV = 200  # a lead's standard deviation is about that in PTB-XL: 116 to 345, median 197, in 329 of its records
+TRIED = (0.02, 0.05, 0.1, 0.2)  # strengths where none are named, in standard deviations
+MOST: dict[Unit, float] = {"sd": 100.0, "uV": 100.0 * SD_UV}  # beyond, nothing of an ECG is left, and float32 overflows
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,38 @@ def parse_attacks(names: str, *, option: str) -> tuple[str, ...]:
     return tuple(name for name in ATTACKS if name in asked)
 
 
+def parse_strengths(text: str | None, *, unit: str, option: str) -> list[float]:
+    """Return the strengths that `option` lists, or of None those that are tried in `unit`.
+
+    Raises:
+        UsageError: something in it is no number or no strength, or the unit is unknown.
+    """
+    try:
+        if text is None:
+            found = [round(strength * SD_UV, 6) if unit == "uV" else strength for strength in TRIED]
+        else:
+            found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}, expected numbers with commas between, such as 0.05,0.1") from None
+    for strength in found:
+        check_strength(strength, unit=unit, what=option)
+    return found
+
+
 def check_strength(strength: float | Sequence[float], *, unit: str, what: str) -> None:
-    """See that a strength is one number or one a lead, finite and not below 0, in a known unit.
+    """See that a strength is one number or one a lead, from 0 to `MOST`, in a known unit.
 
     Raises:
         UsageError: it is not; names it as `what`.
     """
     numbers = [strength] if isinstance(strength, int | float) else list(strength)
-    if unit not in UNITS:
+    known = next((one for one in UNITS if one == unit), None)
+    if known is None:
         raise UsageError(f"unit {unit!r} of {what}, expected one of {', '.join(UNITS)}")
     if len(numbers) not in (1, len(LEADS)):
         raise UsageError(f"{what} has {len(numbers)} numbers, expected one, or {len(LEADS)}: one a lead")
-    wrong = [number for number in numbers if not (math.isfinite(number) and number >= 0)]
+    wrong = [number for number in numbers if not 0 <= number <= MOST[known]]  # not a number is neither
     if wrong:
-        raise UsageError(f"{what} is {wrong[0]}, expected a finite number, not below 0, in {unit}")
+        raise UsageError(
+            f"{what} is {wrong[0]}, expected a finite number, not below 0 nor above {MOST[known]:g}, in {unit}"
+        )

@@ -133,6 +133,9 @@ class Streaming:
     most_mv: float = 50.0  # and where one moves more, microvolts
 
 
+MOST_SEED = 2**32 - 1  # what NumPy's old generators take, and PyTorch's too
+
+
 @dataclass(frozen=True)
 class _Range:
     """The numbers a setting may be, from `least` to `most`; `open` leaves the ends themselves out."""
@@ -153,7 +156,7 @@ class _Range:
         return f"{least} and {'less than' if self.open in ('most', 'both') else 'at most'} {self.most:.10g}"
 
 
-_SEED = _Range(most=2**32 - 1)
+_SEED = _Range(most=MOST_SEED)
 _COUNT = _Range(least=1)
 _POSITIVE = _Range(open="least")
 _SHARE = _Range(most=1, open="both")

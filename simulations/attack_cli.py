@@ -5,20 +5,32 @@ from typing import Annotated
 
 import typer
 
-from shared.attack_table import ATTACKS, check_strength, parse_attacks
+from shared.attack_table import ATTACKS, UNITS, check_strength, parse_attacks, parse_strengths
 from shared.errors import UsageError
+from shared.settings import MOST_SEED
 from shared.terminal import progress, show
+
+DEFAULTS = " or ".join(
+    f"{','.join(f'{each:g}' for each in parse_strengths(None, unit=unit, option=''))} {unit}" for unit in UNITS
+)
+NO_MICROVOLTS = (
+    "--unit is 'uV', but the ECGs of this workspace are standardised already (unit NU): nobody knows how many "
+    "microvolts they are; use --unit sd"
+)
 
 
 def attack(
     home: Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")] = Path("lethe-home"),
     attacks: Annotated[str, typer.Option("--attacks", help="Names with commas between.")] = ",".join(ATTACKS),
-    epsilons: Annotated[str, typer.Option("--epsilons", help="Strengths, with commas between.")] = "0.02,0.05,0.1,0.2",
+    epsilons: Annotated[
+        str | None,
+        typer.Option("--epsilons", help=f"Strengths, with commas between; default {DEFAULTS}.", show_default=False),
+    ] = None,
     unit: Annotated[str, typer.Option("--unit", help="sd, standard deviations of a lead, or uV, microvolts.")] = "sd",
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Clip radius of equation 3, in the same unit.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of random starts and signs.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of random starts and signs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attack the general model on never-used patients.
@@ -26,17 +38,11 @@ def attack(
     Of the segments that it gets right, the share that each attack turns; noise of the same size beside them.
     """
     chosen = parse_attacks(attacks, option="--attacks")
-    try:
-        strengths = [float(text) for text in epsilons.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--epsilons is {epsilons!r}, expected numbers with commas between, such as 0.05,0.1"
-        ) from None
-    for strength in strengths:
-        check_strength(strength, unit=unit, what="--epsilons")
+    strengths = parse_strengths(epsilons, unit=unit, option="--epsilons")
     if alpha is not None:
         check_strength(alpha, unit=unit, what="--alpha")
 
+    from server.enrolment import FACT
     from server.general import newest_sound
     from server.registry import Registry
     from server.workspace import Workspace
@@ -47,6 +53,8 @@ def attack(
     workspace = Workspace.open(home)
     settings = of_workspace(workspace.home)
     with Registry.open(workspace.registry_path) as registry:
+        if unit == "uV" and (registry.recall(FACT) or {}).get("unit") == "NU":
+            raise UsageError(NO_MICROVOLTS)
         folder = newest_sound(workspace, registry, settings)
         model, public = load_general(folder)
     with progress("attacking", len(chosen)) as tell:

@@ -7,11 +7,13 @@ import pytest
 from fleet import TINY, copied, enrol
 from typer.testing import CliRunner
 
+from server.enrolment import FACT
 from server.general import train_general
 from server.registry import Registry
 from server.workspace_settings import keep
 from shared.attack_table import ATTACKS, CLIPPED, CW, SIGNS
 from shared.attacks import attack, per_lead, success
+from shared.errors import UsageError
 from shared.package import load_general
 from simulations.cli import app
 
@@ -83,7 +85,12 @@ def test_the_help_names_every_attack_of_the_table():
         (["--epsilons", "strong"], "expected numbers"),
         (["--epsilons", "0.1,nan"], "is nan, expected a finite number"),
         (["--epsilons", "-0.1"], "not below 0"),
+        (["--epsilons", "inf"], "is inf, expected a finite number"),
+        (["--epsilons", "0.1,1e38"], "is 1e+38, expected a finite number, not below 0 nor above 100, in sd"),
+        (["--epsilons", "1e39"], "is 1e+39, expected a finite number"),
+        (["--epsilons", "20001", "--unit", "uV"], "nor above 20000, in uV"),
         (["--alpha", "inf"], "--alpha is inf"),
+        (["--alpha", "1e38"], "--alpha is 1e+38"),
         (["--unit", "mV"], "unit 'mV'"),
     ],
 )
@@ -91,6 +98,30 @@ def test_a_strength_or_a_name_that_makes_no_sense_is_refused(home, options, said
     done = invoke(home, *options)
     assert done.exit_code != 0
     assert (done.exception.exit_code, said in str(done.exception)) == (2, True)
+
+
+def test_strengths_that_nobody_names_are_as_large_in_microvolts_as_in_standard_deviations(home):
+    by_sd, by_uv = (rows(home, "--attacks", "fgsm", "--unit", unit) for unit in ("sd", "uV"))
+    assert [epsilon for _, epsilon in by_sd] == [0.02, 0.05, 0.1, 0.2]
+    assert [epsilon for _, epsilon in by_uv] == [4, 10, 20, 40]
+    for one, other in zip(by_sd.values(), by_uv.values(), strict=True):
+        assert other["rms_sd"] == pytest.approx(one["rms_sd"], rel=0.5)  # of leads that are not all alike
+
+
+def test_of_standardised_signals_nobody_knows_the_microvolts(home, tmp_path):
+    home = copied(home, tmp_path / "home")
+    with Registry.open(home / "registry.db") as registry:
+        registry.remember(FACT, {**registry.recall(FACT), "unit": "NU"})
+    done = invoke(home, "--unit", "uV", "--attacks", "fgsm")
+    assert (type(done.exception), "unit NU" in str(done.exception)) == (UsageError, True)
+    assert invoke(home, "--attacks", "fgsm", "--epsilons", "0.1").exit_code == 0
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), "1e3", str(10**30)])
+def test_a_seed_that_no_generator_takes_is_refused_with_what_is_expected(home, seed):
+    done = invoke(home, "--seed", seed)
+    assert done.exit_code == 2
+    assert "0<=x<=4294967295" in done.output or "not a valid integer" in done.output
 
 
 def test_a_model_that_holds_a_withdrawn_control_is_not_attacked(home, tmp_path):
