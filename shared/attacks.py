@@ -78,9 +78,19 @@ def follow(
     for _ in range(signs.steps):
         direction = fgsm_direction(model, Examples(segments + delta, examples.labels))
         if signs.blind:
-            direction = direction.abs() * torch.where(_drawn(segments, rng) < 0, -1.0, 1.0)
+            direction = direction.abs() * _signs(segments, rng)
         delta = (delta + signs.step * strength * direction).clamp(-radius, radius)
     return segments + delta
+
+
+def noise_as_far(segments: Tensor, attacked: Tensor, *, seed: int) -> Tensor:
+    """Return segments (N, 12, 500) that noise moved as far in every sample as an attack did, to a side drawn at random.
+
+    So it has the norms of the attack's change, of every segment and lead: what the attack does beyond it is direction.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    _drawn(segments, rng)  # the random start of an attack with the same seed, which this is not to follow
+    return segments + (attacked - segments).abs() * _signs(segments, rng)
 
 
 def fgsm_direction(model: ResNet34, examples: Examples, *, batch_size: int = 128) -> Tensor:
@@ -149,6 +159,11 @@ def _in_batches(function: Callable[[Tensor, Tensor], Tensor], examples: Examples
 def _drawn(segments: Tensor, rng: torch.Generator) -> Tensor:
     """Return numbers evenly drawn from -1 to 1, as many as samples."""
     return torch.rand(segments.shape, generator=rng) * 2 - 1
+
+
+def _signs(segments: Tensor, rng: torch.Generator) -> Tensor:
+    """Return -1 or 1, evenly drawn, for every sample."""
+    return torch.where(_drawn(segments, rng) < 0, -1.0, 1.0)
 
 
 def _nearest(model: ResNet34, examples: Examples) -> Tensor:

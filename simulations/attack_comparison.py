@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import Tensor
 
-from shared.attack_table import CLIPPED, CW, Unit
-from shared.attacks import attack, carlini_wagner, per_lead, shortened, success
+from shared.attack_table import CLIPPED, CW, SIGNS, Unit
+from shared.attacks import attack, carlini_wagner, noise_as_far, per_lead, shortened, success
 from shared.errors import DataError
 from shared.model import ResNet34
 from shared.training import Examples, apply, hits
@@ -29,6 +29,8 @@ def beside_each_other(
     tell: Callable[[int], None],
 ) -> dict[str, Any]:
     """Return, by attack and strength, the share of rightly predicted segments that are turned, and the RMS change.
+
+    Beside every attack is the share that noise turns which moves every sample as far as that attack did.
 
     Args:
         model: in evaluation mode.
@@ -58,16 +60,23 @@ def beside_each_other(
             else:
                 clipped = radius if name == CLIPPED else None
                 moved = attack(model, segments, name, epsilon=strength, alpha=clipped, seed=seed)
+            noise = moved if blind(name) else noise_as_far(segments.segments, moved, seed=seed)
             rows.append(
                 {
                     "attack": name,
                     "epsilon": epsilon,
                     "turned": success(model, segments, moved),
+                    "turned_by_noise": success(model, segments, noise),
                     "rms_sd": _rms(moved - segments.segments, model.lead_sd),
                 }
             )
         tell(done)
     return {"unit": unit, "alpha": alpha, "segments": len(segments), "right": right, "rows": rows}
+
+
+def blind(attack: str) -> bool:
+    """Return whether an attack is noise itself."""
+    return attack in SIGNS and SIGNS[attack].blind
 
 
 def _rms(change: Tensor, lead_sd: Tensor) -> float:
@@ -76,7 +85,7 @@ def _rms(change: Tensor, lead_sd: Tensor) -> float:
 
 
 def render(result: Mapping[str, Any]) -> "RenderableType":
-    """Return the table for a terminal: a row an attack, a column a strength."""
+    """Return the table for a terminal: a row an attack, one below it for noise as far, a column a strength."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -89,9 +98,12 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
     for epsilon in epsilons:
         table.add_column(f"ε = {epsilon:g}", justify="right", no_wrap=True)
     for name in attacks:
-        table.add_row(name, *(f"{rows[name, epsilon]['turned']:.1%}" for epsilon in epsilons))
+        shares = {name: "turned"} if blind(name) else {name: "turned", f"noise as far as {name}": "turned_by_noise"}
+        for told, share in shares.items():
+            table.add_row(told, *(f"{rows[name, epsilon][share]:.1%}" for epsilon in epsilons))
     lines = [
-        f"ε in {WORDS[result['unit']]}; noise changes every sample as far as fgsm, in a random direction",
+        f"ε in {WORDS[result['unit']]}; noise changes every sample as far as the attack, or as fgsm,",
+        "to a side drawn at random",
         f"of {result['right']} segments that the general model gets right, of {result['segments']} of never-used",
         f"patients, several of each; general model {result['general'][:12]}",
     ]

@@ -12,7 +12,7 @@ from server.general import train_general
 from server.registry import Registry
 from server.workspace_settings import keep
 from shared.attack_table import ATTACKS, CLIPPED, CW, SIGNS
-from shared.attacks import attack, per_lead, success
+from shared.attacks import attack, noise_as_far, per_lead, success
 from shared.errors import UsageError
 from shared.package import load_general
 from simulations.cli import app
@@ -46,10 +46,18 @@ def test_it_tells_what_each_attack_turns_and_how_far_it_goes(home):
     found = rows(home, "--attacks", ",".join(reversed(names)), "--epsilons", "0,0.1", "--seed", "3")
     assert list(found) == [(name, epsilon) for name in names for epsilon in (0.0, 0.1)]
     for name in names:
-        assert found[name, 0.0] == {"attack": name, "epsilon": 0.0, "turned": 0.0, "rms_sd": 0.0}
+        assert found[name, 0.0] == {
+            "attack": name,
+            "epsilon": 0.0,
+            "turned": 0.0,
+            "turned_by_noise": 0.0,
+            "rms_sd": 0.0,
+        }
         strength = per_lead(0.1, unit="sd", lead_sd=model.lead_sd)
         moved = attack(model, public.control, name, epsilon=strength, seed=3)
         assert found[name, 0.1]["turned"] == success(model, public.control, moved)
+        noise = noise_as_far(public.control.segments, moved, seed=3) if name != "noise" else moved
+        assert found[name, 0.1]["turned_by_noise"] == success(model, public.control, noise)
     assert found["fgsm", 0.1]["rms_sd"] == pytest.approx(0.1, rel=0.02)  # where a gradient is 0 nothing is changed
     assert found["noise", 0.1]["rms_sd"] == pytest.approx(found["fgsm", 0.1]["rms_sd"], rel=1e-5)
     assert found["i-fgsm", 0.1]["rms_sd"] > found[CLIPPED, 0.1]["rms_sd"] > found["bim", 0.1]["rms_sd"]
@@ -69,7 +77,8 @@ def test_carlini_wagner_stands_in_the_table_at_every_strength(home, monkeypatch)
 
 def test_the_table_for_people_has_a_row_an_attack(home):
     done = invoke(home, "--attacks", "fgsm,noise", "--epsilons", "0.05")
-    assert [line.split()[0] for line in done.stdout.splitlines() if "%" in line] == ["noise", "fgsm"]
+    assert [line.split()[0] for line in done.stdout.splitlines() if "%" in line] == ["noise", "fgsm", "noise"]
+    assert "noise as far as fgsm" in done.stdout
     assert "never-used patients" in " ".join(done.stdout.split())
 
 

@@ -17,6 +17,7 @@ from shared.attacks import (
     carlini_wagner,
     fgsm_direction,
     follow,
+    noise_as_far,
     per_lead,
     perturb,
     success,
@@ -30,6 +31,7 @@ from shared.training import Examples, apply, hits, join
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy's filters from where they were
+    import eagerpy
     import foolbox
 
 SEGMENTS = torch.randn(4, 12, 500, generator=torch.Generator().manual_seed(0))
@@ -206,6 +208,21 @@ def test_noise_has_the_very_norms_of_fgsm(general, public):
         torch.testing.assert_close(*(torch.linalg.vector_norm(delta, norm, dim=2) for delta in (noise, fgsm)))
 
 
+@pytest.mark.parametrize("name", ["i-fgsm", "clipped-i-fgsm", "pgd", CW])
+def test_the_noise_beside_an_attack_goes_as_far_in_every_sample_and_nowhere_in_particular(
+    general, public, name, monkeypatch
+):
+    shorten(monkeypatch)
+    examples = right(general, public)[:3]
+    attacked = attack(general, examples, name, epsilon=strength(general, 0.05))
+    noise = noise_as_far(examples.segments, attacked, seed=0)
+    change, blind = (moved - examples.segments for moved in (attacked, noise))
+    torch.testing.assert_close(blind.abs(), change.abs(), rtol=1e-4, atol=1e-6)
+    assert (blind * change).sum().abs() < 0.05 * change.square().sum()
+    assert torch.equal(noise, noise_as_far(examples.segments, attacked, seed=0))
+    assert not torch.equal(noise, noise_as_far(examples.segments, attacked, seed=1))
+
+
 def test_iterated_fgsm_goes_a_whole_epsilon_a_step_and_alpha_is_where_it_is_clipped():
     """On a linear model the gradient's signs stay, so equation 2 ends M epsilons away, and equation 3 at alpha."""
     model, epsilon = Linear("multi"), torch.linspace(1e-5, 1e-4, 12)
@@ -249,10 +266,13 @@ class InStandardDeviations(nn.Module):
         (SIGNS["fgsm"], foolbox.attacks.LinfFastGradientAttack()),
         (SIGNS["bim"], foolbox.attacks.LinfBasicIterativeAttack(rel_stepsize=0.1, steps=10, random_start=False)),
         (Signs(6, step=0.5, radius=1.0), foolbox.attacks.LinfPGD(rel_stepsize=0.5, steps=6, random_start=False)),
+        (SIGNS["pgd"], foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=20, random_start=True)),
     ],
 )
-def test_foolbox_makes_the_same_of_the_same_settings(general, public, signs, theirs):
+def test_foolbox_makes_the_same_of_the_same_settings(general, public, signs, theirs, monkeypatch):
     examples, epsilon = public.anchor[:6], 0.05
+    begun = 2 * torch.rand(examples.segments.shape, generator=torch.Generator().manual_seed(0)) - 1
+    monkeypatch.setattr(theirs, "get_random_start", lambda x, at: x + eagerpy.astensor(at * begun))
     model = foolbox.PyTorchModel(InStandardDeviations(general).eval(), bounds=(-20, 20))
     ours = follow(general, examples, signs, epsilon=strength(general, epsilon)) / general.lead_sd[:, None]
     scaled = examples.segments / general.lead_sd[:, None]
