@@ -14,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from toy_world import LABEL, World, case_of, tail_of, world
 
+import shared.training
 import shared.unlearning
 from shared.errors import LetheError, UsageError
 from shared.model import build, to_bytes
@@ -211,6 +212,18 @@ def test_a_loss_that_diverges_is_told_and_leaves_the_model_as_it_was(case, metho
     before = to_bytes(case.personal)
     with pytest.raises(LetheError, match="training diverged"):
         METHODS[method](wild)
+    assert to_bytes(case.personal) == before
+
+
+def test_a_last_step_that_diverges_is_told_though_no_loss_is_looked_at_after_it(case, monkeypatch):
+    before = to_bytes(case.personal)
+    rate = shared.training.one_cycle
+    astray = lambda step, steps, *, peak: math.inf if step == steps - 1 else rate(step, steps, peak=peak)  # noqa: E731
+    monkeypatch.setattr(shared.training, "one_cycle", astray)
+    with pytest.raises(
+        LetheError, match=r"finetune diverged: \d+ tensors of its model hold numbers that are not finite"
+    ):
+        METHODS["finetune"](case)
     assert to_bytes(case.personal) == before
 
 

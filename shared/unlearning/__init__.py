@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from shared.errors import UsageError
+from shared.errors import LetheError, UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,10 +32,16 @@ def _methods() -> dict[str, Method]:
 
 
 def _late(file: str) -> Method:
-    """Return a method that is imported when it is called."""
+    """Return a method that is imported when it is called, and whose model is one of finite numbers."""
 
     def unlearn(case: Case) -> ResNet34:
         made: ResNet34 = import_module(f"{__name__}.{file}").unlearn(case)
+        wild = sum(not tensor.isfinite().all() for tensor in made.state_dict().values())
+        if wild:  # a loss is looked at before a step; what the last step made of the weights is not
+            raise LetheError(
+                f"{file.replace('_', '-')} diverged: {wild} tensors of its model hold numbers that are not finite; the "
+                "model before is left as it was; lower personalisation.learning_rate"
+            )
         return made
 
     return unlearn
