@@ -24,6 +24,7 @@ from simulations.split import split_patients
 TRAINED_SEGMENTS = 7  # of a record's ten, the first ones in time: a device holds the last three out
 QUICK_SEGMENTS = 40_000  # training crops of a general model, at most
 CONTROL_SEGMENTS = 40  # how RMIA's population and the control group are filled
+LEAST_CONTROLS = -(-CONTROL_SEGMENTS // SEGMENTS_PER_RECORD)  # patients a seed, so that one record each is enough
 MODEL, PUBLIC = "model.safetensors", "public.safetensors"
 
 
@@ -87,8 +88,8 @@ def cut(data: Path, *, cache: Path, patients: int, seeds: int, seed: int) -> Cut
     records, _ = for_task(index(data).records, General.task)
     signals = load(records, folder=data, cache=cache)
     of = rows_by_patient(signals)
-    away = seeds * patients
-    split = split_patients({one: len(rows) for one, rows in of.items()}, Cohort(away, 2 * away))
+    away, controls = seeds * patients, seeds * max(patients, LEAST_CONTROLS)
+    split = split_patients({one: len(rows) for one, rows in of.items()}, Cohort(away, away + controls))
     wearers = [tuple(of[one]) for one in split.wearables[seed::seeds]]
     strangers = [of[one][0] for one in split.controls[:away][seed::seeds]]
     corpus = np.random.default_rng(seed).permutation(np.array(split.corpus)).tolist()

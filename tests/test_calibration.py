@@ -14,10 +14,19 @@ from shared.errors import DataError, UsageError
 from shared.model import ResNet34, load, to_bytes
 from shared.package import Public
 from shared.personalisation import Frozen
-from shared.settings import Settings, Unlearning
+from shared.settings import SEGMENTS_PER_RECORD, Settings, Unlearning
 from shared.unlearning.case import Case
 from simulations.calibration import Plan, _Answer, _confirmed, _due, _levels, _withdrawals
-from simulations.calibration_data import MODEL, PUBLIC, TRAINED_SEGMENTS, Wearer, build_world, cut, wearers_of
+from simulations.calibration_data import (
+    MODEL,
+    PUBLIC,
+    TRAINED_SEGMENTS,
+    Wearer,
+    build_world,
+    cut,
+    settings_of,
+    wearers_of,
+)
 from simulations.calibration_jobs import OVER, PLANTED, QUESTIONS, audit, bytes_hold, judged, overforget, withdrawals
 from simulations.calibration_table import COLUMNS, markdown, row
 from simulations.cli import app
@@ -126,15 +135,24 @@ def test_nobody_plays_two_parts_and_no_two_seeds_share_a_wearer_or_a_stranger(fo
     data, folder = folders
     met = []
     for seed in range(2):
-        found = cut(data, cache=folder / "cache", patients=2, seeds=2, seed=seed)
+        found = cut(data, cache=folder / "cache", patients=1, seeds=2, seed=seed)
         records = found.signals.records
         away = {records[row].patient for row in (*sum(found.wearers, ()), *found.strangers, *found.control)}
         public = {records[row].patient for row in (*found.training, *found.validation)}
-        assert len(away) == 3 * 2  # wearers, strangers and controls, two of each
+        assert len(away) == 1 + 1 + 4  # a wearer, a stranger and the controls
         assert not away & public
         assert not {records[row].patient for row in found.training} & {records[r].patient for r in found.validation}
         met.append(away)
     assert not met[0] & met[1]
+
+
+@pytest.mark.parametrize(("patients", "seeds"), [(1, 1), (1, 2), (2, 1), (3, 1)])
+def test_few_wearers_have_as_many_controls_as_the_auditor_needs(folders, patients, seeds):
+    data, folder = folders
+    for seed in range(seeds):
+        found = cut(data, cache=folder / "cache", patients=patients, seeds=seeds, seed=seed)
+        assert SEGMENTS_PER_RECORD * len(found.control) >= settings_of(2, seed=seed).probe.control_segments
+        assert len(found.wearers) == patients
 
 
 def test_too_few_controls_are_refused(folders):
