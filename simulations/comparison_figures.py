@@ -31,6 +31,12 @@ FIGURES: dict[str, Kind] = {
 }
 
 
+RANGES = {  # of the figures that have both ends
+    **dict.fromkeys((*GROUPS, "tow", "zrf"), (0.0, 1.0)),
+    **{f"gap {group}": (-1.0, 1.0) for group in GROUPS},
+}
+
+
 class Figure(TypedDict):
     """One figure over seeds; None where it is not defined, or there is one seed alone.
 
@@ -56,8 +62,7 @@ class Row(TypedDict):
         reasons: why it has none, and of how many wearers.
         unchanged: of how many wearers it returned the personal model as it was.
         certified: how far any wearer's head is at most from the retrained one, where the method certifies that.
-        dearer: whether it takes more processor time than retraining: its interval lies above 1, or, where there is
-            none, its value.
+        dearer: whether it takes more processor time than retraining: its interval lies above 1. One seed has none.
     """
 
     method: str
@@ -131,6 +136,13 @@ def over_seeds(each: Sequence[float], kind: Kind) -> Figure:
     return {"value": value, "low": low, "high": high}
 
 
+def says_nothing(name: str, figure: Figure) -> bool:
+    """Return whether an interval holds every value that the figure can have, as it does where two seeds differ."""
+    low, high = figure["low"], figure["high"]
+    if low is None or high is None or name not in RANGES:
+        return False
+    return low <= RANGES[name][0] and high >= RANGES[name][1]
+
+
 def _above(figure: Figure, limit: float) -> bool:
-    value = figure["value"] if figure["low"] is None else figure["low"]
-    return value is not None and value > limit
+    return figure["low"] is not None and figure["low"] > limit

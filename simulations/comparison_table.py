@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from server.rows import counted
 from shared.unlearning import METHODS, generates
 from simulations.comparison_case import NOTHING
-from simulations.comparison_figures import FIGURES, Figure, Row
+from simulations.comparison_figures import FIGURES, Figure, Row, says_nothing
 from simulations.shortened import BATCH, GROUPS, PUBLISHED
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ NOTE = "note"
 
 
 def cell(figure: Figure | None, column: Column) -> str:
-    """Return a figure with its interval: half its width, or of a ratio of steps both ends; "-" where there is none."""
+    """Return a figure with its interval: half its width, or of a ratio of steps both ends; "-" where there is none.
+
+    Where the interval holds every value that the figure can have, its width is a question mark.
+    """
     if figure is None or figure["value"] is None:
         return "-"
     value, low, high = figure["value"], figure["low"], figure["high"]
@@ -61,6 +65,8 @@ def cell(figure: Figure | None, column: Column) -> str:
         return _number(value, column.form)
     if FIGURES[column.figure] == "median":
         return f"{_number(value, column.form)} ({_number(low, column.form)}-{_number(high, column.form)})"
+    if says_nothing(column.figure, figure):
+        return f"{_number(value, column.form)} ±?"
     return f"{_number(value, column.form)} ±{_number((high - low) / 2, column.form.lstrip('+'))}"
 
 
@@ -114,20 +120,35 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
 def about(result: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was compared, and how its intervals were made."""
     accuracy = ", ".join(f"{model['accuracy']:.2f}" for model in result["models"])
-    made = [found["method"] for found in result["rows"] if found["method"] in METHODS]
+    made = [found["method"] for found in result["rows"] if found["method"] in METHODS and found["wearers"]]
     cut = [] if result["published_schedule"] else [name for name in made if generates(name)]
     return [
-        f"{result['data']}: withdrawal of {result['withdrawal']!r}, {result['wearers']} wearers in {result['seeds']} "
-        f"seeds, width {result['width']}",
+        f"{result['data']}: withdrawal of {result['withdrawal']!r}, {counted(result['wearers'], 'wearer')} in "
+        f"{counted(result['seeds'], 'seed')}, width {result['width']}",
         *(f"left out: {count} {reason}" for reason, count in result["left_out"].items()),
-        "±: Student's 95 % interval over seeds, each with wearers and a general model of its own; of AIN and relearn",
-        "the median of seeds, and the least and the most of them; gaps: less the copy that never saw the forget set;",
-        "seconds of processor time a wearer, on one thread",
+        *_about_intervals(result["rows"]),
+        "gaps: less the copy that never saw the forget set; seconds of processor time a wearer, on one thread",
         *([f"{' and '.join(cut)}: cut to {GROUPS} groups of {BATCH} generated inputs ({PUBLISHED})"] if cut else []),
         f"accuracy of the general models, a segment: {accuracy} (majority {result['models'][0]['majority']:.2f})",
         f"{result['seconds']:.0f} s, {result['seconds_models']:.0f} of them for the models, "
         f"on {result['workers']} processes ({result['machine']})",
     ]
+
+
+def _about_intervals(rows: Sequence[Row]) -> list[str]:
+    """Return what the intervals in the table are, or that there are none."""
+    figures = [(name, figure) for found in rows for name, figure in found["figures"].items()]
+    if all(figure["low"] is None for _, figure in figures):
+        return ["one seed gives no interval"]
+    return [
+        "±: Student's 95 % interval over seeds, each with wearers and a general model of its own; of AIN and relearn",
+        "the median of seeds, and the least and the most of them",
+        *(["±?: the interval holds every value there is; take more seeds"] if any(map(_open, figures)) else []),
+    ]
+
+
+def _open(named: tuple[str, Figure]) -> bool:
+    return says_nothing(*named)
 
 
 def _cells(found: Row, columns: Sequence[Column]) -> list[str]:

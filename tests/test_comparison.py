@@ -297,7 +297,7 @@ def test_what_is_of_no_wearer_stays_empty_and_one_seed_has_no_interval():
 
 @pytest.mark.parametrize(
     ("costs", "dearer"),
-    [([2.0], True), ([0.9], False), ([2.0, 2.1, 2.2], True), ([0.5, 3.0, 1.0], False), ([1.0, 1.0], False)],
+    [([2.0], False), ([0.9], False), ([2.0, 2.1, 2.2], True), ([0.5, 3.0, 1.0], False), ([1.0, 1.0], False)],
 )
 def test_a_method_dearer_than_retraining_says_so_when_seeds_agree(costs, dearer):
     (found,) = rows([(seed, [of("m", seconds=cost)]) for seed, cost in enumerate(costs)])
@@ -347,10 +347,41 @@ def test_eighty_columns_hold_every_figure_whole():
 
 @pytest.mark.parametrize("published", [False, True])
 def test_the_methods_that_learn_on_generated_inputs_are_said_to_be_cut_short_unless_they_are_not(published):
-    rows_of_all = [{"method": name} for name in (NOTHING, FLOOR, *METHODS)]
+    rows_of_all = rows([(0, [of(name) for name in (NOTHING, FLOOR, *METHODS)])])
     result = {**COMPARED, "rows": rows_of_all, "published_schedule": published}
     told = "gkt and gkt-patient: cut to 50 groups of 64 generated inputs" in " ".join(about(result))
     assert told != published
+
+
+def footer(readings: list[tuple[int, list[Reading]]], **values: object) -> str:
+    return "\n".join(about({**COMPARED, "rows": rows(readings), "published_schedule": False, **values}))
+
+
+def test_what_made_no_model_is_not_said_to_be_cut_short():
+    assert "cut to" not in footer([(0, [of("gkt", reason="the class was not meant"), of("newton")])])
+    half = [(0, [of("gkt", reason="no")]), (1, [of("gkt")])]
+    assert "gkt: cut to 50 groups" in footer(half)
+
+
+def test_one_seed_has_no_interval_and_none_is_explained():
+    one, two = [(0, [of("m", seconds=9.0)])], [(0, [of("m")]), (1, [of("m")])]
+    assert "±" not in markdown(rows(one)) + footer(one, seeds=1)
+    assert "1 wearer in 1 seed, width" in footer(one, seeds=1, wearers=1)
+    assert note(rows(one)[0]) == ""
+    assert "±: Student's" in footer(two)
+    assert "2 wearers in 2 seeds" in footer(two)
+
+
+def test_an_interval_that_holds_every_value_there_is_says_so_and_no_other_does():
+    """Of two seeds .3 apart it is 1.9 to either side of an accuracy, and a cost has no upper end."""
+    apart = [(0, [of("m", forget=0.4, **{"gap own": -0.4, "seconds": 1.0})])]
+    apart += [(1, [of("m", forget=0.7, **{"gap own": 0.4, "seconds": 1.3})])]
+    line = markdown(rows(apart))
+    assert "| 0.55 ±? |" in line
+    assert "| +0.00 ±? |" in line
+    assert "| 1.15 ±1.91 |" in line
+    assert "±?: the interval holds every value there is; take more seeds" in footer(apart)
+    assert "±?" not in markdown(rows([(0, [of("m", forget=0.5)]), (1, [of("m", forget=0.52)])]))
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -439,4 +470,4 @@ def test_the_command_prints_a_row_a_method_and_what_it_compared(cohort_folder, t
     drawn = page.file.getvalue()
     assert all(drawn.count(row["method"]) >= 5 for row in result["rows"])  # a row in each part of the table
     assert "--i-mean-the-class" in "".join(drawn.split())
-    assert f"withdrawal of 'class', {result['wearers']} wearers in 1 seeds, width 2" in drawn
+    assert f"withdrawal of 'class', {result['wearers']} wearers in 1 seed, width 2" in drawn
