@@ -10,7 +10,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -105,11 +105,15 @@ def panel(
     height: int = 220,
     width: int = 290,
     shape: tuple[int, int] = (1, 1),
+    same_y: Literal["all", "row"] = "all",
 ) -> Panel:
-    """Draw one panel of `width` x `height` CSS pixels; `name` keeps its ids apart from other panels'."""
+    """Draw one panel of `width` x `height` CSS pixels; `name` keeps its ids apart from other panels'.
+
+    Its axes, of which there are `shape`, have one scale, or upwards one a row.
+    """
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        axes = list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=True)).ravel())
+        axes = list(np.atleast_1d(figure.subplots(*shape, sharex=True, sharey=same_y)).ravel())
         draw(axes)
         for background in (figure.patch, *(each.patch for each in axes)):
             background.set(facecolor="none", edgecolor="none")

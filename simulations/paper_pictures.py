@@ -58,7 +58,8 @@ def pictures(outcome: Outcome) -> dict[str, tuple[str, str]]:
     for number, reference in ((6, "personal"), (7, "general")):
         title = f"Figure {number}: losses of the {reference} and the unlearned model"
         about = (
-            f"{patients}, {seeds}; each segment counts once; dashed: medians; what lies beyond the axis is at its end."
+            f"{patients}, {seeds}; a loss for every segment and model asked about it: test data once a patient and "
+            "seed; dashed: medians; beyond the axis: at its end."
         )
         drawn[f"figure-{number}.svg"] = ([_losses(outcome, reference)], title, about, 1)
     drawn["controls.svg"] = (
@@ -158,11 +159,11 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
             }
             for style, values in each.items():
                 _distribution(axes, values, style)
-            segments = f"{len(each['finetune']):,} segments"
+            counts = f"{len(each['finetune']):,} losses"
             axes.set_title(LOSS_GROUPS[group] if number < len(LOSS_GROUPS) else "")
-            _corner(axes, 0.98, segments, "muted")
+            _corner(axes, 0.98, counts, "muted")
             if group == "member":
-                axes.set_ylabel("share of segments")
+                axes.set_ylabel("share of losses")
                 for y, text, style in (
                     (0.86, reference, reference),
                     (0.74, f"unlearned: {UNLEARNED[method]}", "finetune"),
@@ -170,9 +171,11 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
                     _corner(axes, y, text, style)
             if number >= len(cells) - len(LOSS_GROUPS):
                 axes.set_xlabel("loss, nats")
-        highest = max(axes.dataLim.ymax for axes in all_axes)
-        for axes in all_axes:
-            axes.set_ylim(0, highest / DRAWN)
+        for first in range(0, len(all_axes), len(LOSS_GROUPS)):  # a method's own scale: gkt's losses all lie in one bar
+            row = all_axes[first : first + len(LOSS_GROUPS)]
+            highest = max(axes.dataLim.ymax for axes in row)
+            for axes in row:
+                axes.set_ylim(0, highest / DRAWN)
 
     medians = "; ".join(
         f"{UNLEARNED[method]}, {LOSS_GROUPS[group]}: "
@@ -182,7 +185,8 @@ def _losses(outcome: Outcome, reference: str) -> Panel:
         for method, group in cells
     )
     alt = f"Distribution of losses, {reference} against unlearned; medians in nats: {medians}."
-    return panel(f"losses-{reference}", alt, draw, height=50 + 220 * len(made), width=900, shape=(len(made), 3))
+    shape = (len(made), len(LOSS_GROUPS))
+    return panel(f"losses-{reference}", alt, draw, height=50 + 220 * len(made), width=900, shape=shape, same_y="row")
 
 
 def _corner(axes: Axes, y: float, text: str, colour: str) -> None:

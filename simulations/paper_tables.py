@@ -69,7 +69,8 @@ def _table1(result: Mapping[str, Any]) -> Grid:
     header = ["model"]
     for method in ("fine tuning", "gkt"):
         header += [f"paper, {method}", "ours, test data", "ours, patients' data"]
-    return Grid("Table 1: accuracy in per cent, the paper's and ours", tuple(header), tuple(rows), {})
+    reasons = {ROWS[name]: _shortly(told) for name, told in result["failed"].items()}
+    return Grid("Table 1: accuracy in per cent, the paper's and ours", tuple(header), tuple(rows), reasons)
 
 
 def _lacking(result: Mapping[str, Any], figure: str) -> Grid:
@@ -99,6 +100,11 @@ def _extraction(result: Mapping[str, Any]) -> Grid:
 
 def _reason(told: Mapping[str, Any]) -> str:
     return f"no model for {told['failed']} of {told['tried']} patients: {told['reason']}"
+
+
+def _shortly(told: Mapping[str, Any]) -> str:
+    """Return how often a method made no model, and the beginning of the reason, which another table has in full."""
+    return f"no model for {told['failed']} of {told['tried']} patients: {told['reason'].split(':')[0]}; see below"
 
 
 def _cell(found: Estimate, figure: str, *, digits: int = 1) -> str:
@@ -219,6 +225,6 @@ def render(result: Mapping[str, Any]) -> "RenderableType":
             table.add_column(name, justify="left" if number == 0 else "right")
         for row in grid.rows:
             table.add_row(*(cell.replace(" (", "\n(").replace(" [", "\n[") for cell in row))
-        parts += [table, *(Text(f"{name}: {why}\n") for name, why in grid.reasons.items() if grid is shown[1])]
+        parts += [table, *(Text(f"{name}: {why}\n") for name, why in grid.reasons.items() if grid in shown[:2])]
     words = [Text(paragraph(result)), Text(""), *(Text(line) for line in about(result)), Text(took(result))]
     return Group(*parts, *words)

@@ -1,5 +1,6 @@
 """The paper, reproduced in small: what is counted is right by hand, and what is said follows the numbers both ways."""
 
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -10,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fleet import quietly
+from rich.console import Console
 from typer.testing import CliRunner
 
+import simulations.paper_pictures
 from shared.errors import DataError, UsageError
 from shared.settings import SEGMENT_SAMPLES, SUPERCLASSES
 from shared.training import Examples, apply
@@ -31,7 +34,7 @@ from simulations.paper_models import (
 )
 from simulations.paper_models import read as asked
 from simulations.paper_people import Group, Wearer, people_of, unseen_segments, wearers_of
-from simulations.paper_pictures import pictures
+from simulations.paper_pictures import DRAWN, pictures
 from simulations.paper_results import (
     ANY,
     CANDIDATES,
@@ -43,7 +46,7 @@ from simulations.paper_results import (
     points,
     table,
 )
-from simulations.paper_tables import PAPER, grids, listing, markdown
+from simulations.paper_tables import PAPER, grids, listing, markdown, render
 from simulations.paper_words import paragraph
 from simulations.paper_writing import ready
 from simulations.table1 import Plan, about_people, outcome_of, reproduce, transferred_of
@@ -393,6 +396,16 @@ def test_table_1_has_the_paper_s_numbers_beside_ours(tiny):
     assert all(re.match(r"\d", row[2]) for row in table1.rows)
 
 
+def test_below_table_1_a_terminal_says_shortly_why_a_method_has_no_numbers_and_in_full_later(tiny):
+    page = Console(width=80, file=io.StringIO())
+    page.print(render(tiny[-1].result))
+    first, after = page.file.getvalue().split("Accuracy, per cent", 1)
+    short = "unlearned, gkt: no model for 3 of 3 patients: gkt forgets whole classes; see below"
+    assert short in " ".join(first.split())
+    assert "--i-mean-the-class" not in first
+    assert "--i-mean-the-class" in after
+
+
 def test_every_figure_is_a_file_that_needs_nothing_else(tiny):
     drawn = pictures(tiny[-1])
     assert set(drawn) == {*(f"figure-{number}.svg" for number in range(2, 8)), "controls.svg"}
@@ -405,6 +418,31 @@ def test_every_figure_is_a_file_that_needs_nothing_else(tiny):
         ids = [element.get("id") for element in root.iter() if element.get("id")]
         assert len(ids) == len(set(ids)), name
         assert caption
+
+
+def test_figures_6_and_7_say_what_they_count_and_a_method_s_losses_have_an_axis_of_their_own(tiny, monkeypatch):
+    plan, drawn, seen = tiny[0], simulations.paper_pictures.panel, []
+
+    def spied(name, alt, draw, **sizes):
+        return drawn(name, alt, lambda axes: (draw(axes), seen.append(axes)), **sizes)
+
+    sizes = {group: len(one.losses) for group, one in tiny[-1].found[0].readings["exact"].items()}
+    spread = {group: reading(np.ones(size), np.geomspace(1e-4, 10, size)) for group, size in sizes.items()}
+    same = {group: reading(np.ones(size), np.full(size, 1e-3)) for group, size in sizes.items()}
+    found = [
+        Measured(0, one, dict.fromkeys(("general", "personal", "finetune"), spread) | {"gkt": same}, {}, {})
+        for one in range(3)
+    ]
+    monkeypatch.setattr(simulations.paper_pictures, "panel", spied)
+    _, caption = pictures(replace(tiny[-1], found=found))["figure-6.svg"]
+    assert "test data once a patient and seed" in caption
+    (axes,) = [each for each in seen if len(each) == 6][:1]
+    for row in (axes[:3], axes[3:]):
+        highest = max(patch.get_data().values.max() for each in row for patch in each.patches)
+        assert {each.get_ylim()[1] for each in row} == {highest / DRAWN}
+    assert axes[0].get_ylim()[1] < axes[3].get_ylim()[1]
+    told = [text.get_text() for text in axes[2].texts if "losses" in text.get_text()]
+    assert told == [f"{plan.patients * plan.seeds * len(tiny[3][2]):,} losses"]  # every patient's model is asked of all
 
 
 def test_what_is_attacked_for_the_figures_is_a_segment_of_a_never_used_patient(tiny):
