@@ -18,6 +18,9 @@ from shared.errors import WorkspaceError
 from shared.notice import FOLDER, Notice
 
 
+FEW = 500  # patients
+
+
 class ConsentBook(JobBook):
     """An open registry; safe to use from several processes and threads at once."""
 
@@ -40,7 +43,9 @@ class ConsentBook(JobBook):
         asked = list(enrolments)
         with self._writing() as connection:
             consent.give(connection, asked, at=self._clock())
-            by_id = {patient.id: patient for patient in patients_of(connection)}
+            # A statement has no room for the names of a whole cohort, and to read all for one patient takes its time.
+            few = [] if len(asked) > FEW else [schema.patients.c.id.in_([one.patient for one in asked])]
+            by_id = {patient.id: patient for patient in patients_of(connection, *few)}
             enrolled = [by_id[one.patient] for one in asked]
             before_commit(enrolled)
         return enrolled

@@ -105,9 +105,7 @@ def enrol_patient(
 
 
 def _refuse_enrolled(registry: Registry, patient: str) -> None:
-    for known in registry.patients():
-        if known.id != patient:
-            continue
+    for known in registry.patients(ids=[patient]):
         if known.status == "withdrawn":
             raise ConsentError(
                 f"patient {patient} has withdrawn; `lethe patients consent {patient}` takes down that consent is given "

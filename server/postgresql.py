@@ -190,7 +190,7 @@ class PostgreSQL:
 
 
 @contextmanager
-def emptied_on_failure(path: Path) -> Iterator[None]:
+def emptied_on_failure(path: Path) -> Iterator[PostgreSQL]:
     """See at once that a new workspace's database is empty, and empty it again where the block fails.
 
     Args:
@@ -202,7 +202,7 @@ def emptied_on_failure(path: Path) -> Iterator[None]:
     place = PostgreSQL(registry_url.read(path))
     place.refuse_occupied()
     try:
-        yield
+        yield place
     except BaseException:
         with suppress(WorkspaceError):  # what went wrong before is what is told
             place.discard()

@@ -4,7 +4,7 @@ A withdrawal is on the disk when `withdraw` returns. Models, devices and runs co
 tables and file from `server/schema.py`, the rules of consent from `server/consent.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -61,10 +61,12 @@ class Registry(ConsentBook):
             who = None if patient is None else patient_of(connection, patient).id
             return history.consent_events(connection, who)
 
-    def patients(self, role: Role | None = None) -> list[Patient]:
-        """Return the patients, wearables by slot, others by id."""
+    def patients(self, role: Role | None = None, *, ids: Sequence[str] | None = None) -> list[Patient]:
+        """Return the patients, of one role or with these few ids, wearables by slot, others by id."""
+        where = [] if role is None else [schema.patients.c.role == role]
+        where += [] if ids is None else [schema.patients.c.id.in_(ids)]
         with self._reading() as connection:
-            return patients_of(connection, *([] if role is None else [schema.patients.c.role == role]))
+            return patients_of(connection, *where)
 
     def patient(self, patient: str) -> Patient:
         """Return one patient.

@@ -1,6 +1,7 @@
 """A registry in an SQLite file: how it is made, opened and checked, and what its errors mean."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from sqlalchemy.pool import QueuePool
 
 from server import guards, schema
 from shared.errors import DamagedError, WorkspaceError
+
+POLL_S = 0.004
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,10 @@ class SQLiteFile:
 
         @sa.event.listens_for(made, "begin")
         def begin(connection: sa.Connection) -> None:
-            # A writer takes the lock before it reads, so that it decides on what nobody can change any more.
-            connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+            if connection.get_execution_options().get("writes"):
+                _begin_writing(connection)
+            else:
+                connection.exec_driver_sql("BEGIN")
 
         return made
 
@@ -91,7 +96,7 @@ class SQLiteFile:
     @contextmanager
     def writing(self, opened: sa.Engine) -> Iterator[sa.Connection]:
         """Give the only write transaction."""
-        with self._said_plainly(), opened.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+        with self._said_plainly(), opened.execution_options(writes=True).begin() as connection:
             yield connection
 
     @contextmanager
@@ -101,7 +106,7 @@ class SQLiteFile:
             # A table that is made anew and renamed is gone in between; nothing is checked until the end.
             connection.connection.driver_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr]
             connection.detach()  # nobody else is to get a connection like this
-            with connection.execution_options(begin="BEGIN IMMEDIATE").begin():
+            with connection.execution_options(writes=True).begin():
                 self._keep_copy(version)
                 yield connection
                 if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
@@ -149,6 +154,31 @@ class SQLiteFile:
             f"registry {self.path} is damaged or is no registry ({seen}); it is left as it is: "
             "restore it from a backup, or make a new workspace with `lethe init`"
         )
+
+
+def _begin_writing(connection: sa.Connection) -> None:
+    """Take the lock before the first look, so that a writer decides on what nobody can change any more.
+
+    SQLite's own waiting tries ever more rarely, so that of many who wait the newest come first and the oldest never.
+    """
+    raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    deadline = time.monotonic() + schema.BUSY_SECONDS
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _begun(raw, last=time.monotonic() >= deadline):
+            time.sleep(POLL_S)
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {int(1000 * schema.BUSY_SECONDS)}")
+
+
+def _begun(raw: sqlite3.Connection, *, last: bool) -> bool:
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if last or "locked" not in str(error):
+            raise
+        return False
+    return True
 
 
 def copy_of(path: Path, version: str) -> Path:

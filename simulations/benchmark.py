@@ -8,6 +8,7 @@
     python -m simulations.benchmark methods
     python -m simulations.benchmark speed
     python -m simulations.benchmark start    --data DIR
+    python -m simulations.benchmark registry [--registry URL]
 
 Folds 1-8 train, fold 9 is for choosing settings, fold 10 is looked at once. Nothing here is asserted: figures go
 to stdout as JSON, and into the README beside the command.
@@ -37,6 +38,7 @@ from shared.ptbxl import load as load_signals
 from shared.settings import SEGMENTS_PER_RECORD, General, Personalisation, Profile, Task
 from shared.terminal import progress
 from shared.training import Examples, one_thread
+from simulations.registry_load import registry
 from simulations.removal import measure
 from simulations.timing import Data, device, methods, printed, speed, start
 
@@ -213,7 +215,7 @@ def _rows(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.flatnonzero(mask).astype(np.int64)
 
 
-for timed in (device, methods, speed, start):
+for timed in (device, methods, registry, speed, start):
     app.command()(timed)
 
 if __name__ == "__main__":
