@@ -17,7 +17,6 @@ from server.rows import Enrolment, Job, Patient
 from shared.errors import WorkspaceError
 from shared.notice import FOLDER, Notice
 
-
 FEW = 500  # patients
 
 

@@ -58,7 +58,7 @@ def cluster(bin_folder: Path) -> Iterator[Cluster]:
     """Run a new server until the block ends, or this process; PostgreSQL refuses to be run by root."""
     folder = Path(tempfile.mkdtemp(prefix="lethe-postgresql-"))  # short: the name of a socket is
     other = ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.getuid() == 0 else []
-    run, data = ["setpriv", "--pdeathsig", "KILL", *other], folder / "data"
+    run, data = ["setpriv", "--pdeathsig", "KILL", *other] if shutil.which("setpriv") else [], folder / "data"
     if other:
         shutil.chown(folder, "postgres", "postgres")
     try:

@@ -1,12 +1,13 @@
 """A registry in PostgreSQL: refused where it must be, cut off without losing anything, and `lethe` works with it."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from databases import REFUSED, Cluster, by_hand
-from enrolled import digests, enrol
+from databases import REFUSED, USER, Cluster, by_hand, programs
+from enrolled import digests, enrol, withdrawn
 from fleet import TINY, Fleet, quietly
 from typer.testing import CliRunner
 
@@ -102,6 +103,20 @@ def test_a_write_waits_for_the_disk_also_where_the_server_is_told_not_to(registr
         with by_hand(path) as connection:
             connection.execute("ALTER ROLE CURRENT_USER RESET synchronous_commit")
     assert registry.patient("7").status == "active"
+
+
+def test_a_dump_is_a_backup_with_the_rules_in_it(registry, path, tmp_path, postgresql):
+    registry.withdraw("7", records=["71"])
+    dump, name = tmp_path / "backup.dump", registry_url.read(path).url.split("/")[3].split("?")[0]
+    tool, options = programs(), ["--host", postgresql.folder, "--username", USER]
+    subprocess.run([tool / "pg_dump", *options, "--format", "custom", "--file", dump, name], check=True)
+    with postgresql.database() as restored:
+        subprocess.run([tool / "pg_restore", *options, "--dbname", restored, dump], check=True)
+        path.write_text(path.read_text().replace(f"/{name}?", f"/{restored}?"))
+        with Registry.open(path) as again:
+            assert again.verify_ledger(head=registry.ledger_head())[1] == []
+            assert withdrawn(again, "7") == ("71",)
+            assert len(again.withdraw("7")) == 2
 
 
 # Refused
