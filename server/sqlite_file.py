@@ -14,7 +14,7 @@ from sqlalchemy.pool import QueuePool
 from server import guards, schema
 from shared.errors import DamagedError, WorkspaceError
 
-POLL_S = 0.004
+POLL_S = 0.008
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,15 @@ def _begin_writing(connection: sa.Connection) -> None:
     """Take the lock before the first look, so that a writer decides on what nobody can change any more.
 
     SQLite's own waiting tries ever more rarely, so that of many who wait the newest come first and the oldest never.
+    Here who has waited longer tries more often.
     """
     raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-    deadline = time.monotonic() + schema.BUSY_SECONDS
+    began, waited = time.monotonic(), 0.0
     raw.execute("PRAGMA busy_timeout = 0")
     try:
-        while not _begun(raw, last=time.monotonic() >= deadline):
-            time.sleep(POLL_S)
+        while not _begun(raw, last=waited >= schema.BUSY_SECONDS):
+            time.sleep(POLL_S / (1 + 10 * waited))
+            waited = time.monotonic() - began
     finally:
         raw.execute(f"PRAGMA busy_timeout = {int(1000 * schema.BUSY_SECONDS)}")
 

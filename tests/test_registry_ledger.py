@@ -252,6 +252,13 @@ def test_the_last_step_returns_the_job_as_it_was(registry):
     assert (last.state, last.requested_at, last.detail) == ("CERTIFIED", job.requested_at, {"step": "CERTIFIED"})
 
 
+def test_forgotten_patients_jobs_come_first_and_tell_no_order(registry):
+    jobs = [registry.withdraw(patient)[0].id for patient in ("7012", "8")]
+    assert [job.id for job in registry.jobs()] == jobs
+    certify(registry, jobs[1])
+    assert [job.id for job in registry.jobs()] == jobs[::-1]
+
+
 def test_a_forgotten_patient_stays_withdrawn_and_cannot_come_back(registry):
     (job,) = registry.withdraw("8")
     certify(registry, job.id)
