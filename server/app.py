@@ -4,6 +4,7 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 (`server/withdrawals.py`) come first: a device that must forget is told so before anything else happens.
 """
 
+import time
 import traceback
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,8 +26,9 @@ from server.rows import DUE, HOSPITAL
 from server.run import Run
 from server.withdrawals import awaits, unlearn
 from server.workspace import Workspace
-from shared.errors import DataError, LetheError, RunError, UsageError, plainly
+from shared.errors import DataError, LetheError, RunError, UsageError, code_of, plainly
 from shared.fields import safe_name
+from shared.files import sweep
 from shared.messages import WHOAMI, PersonaliseReply
 from shared.package import Package, load_general
 from shared.settings import Settings
@@ -53,7 +55,7 @@ def main(grid: Grid, context: Context) -> None:
         progress.end(error=str(error), exit_code=error.exit_code, traceback=traceback.format_exc())
         raise
     except OSError as error:
-        progress.end(error=plainly(error), exit_code=1, traceback=traceback.format_exc())
+        progress.end(error=plainly(error), exit_code=code_of(error), traceback=traceback.format_exc())
         raise
     except Exception as error:
         told = f"a bug in Lethe, in the server's part: {type(error).__name__}: {error}"
@@ -72,9 +74,10 @@ def _run_name(name: str) -> str:
 
 def execute(run: Run) -> None:
     """Do what is due: forget, train, personalise, probe, rehearse withdrawals if asked to, report."""
-    began = datetime.now(UTC)
+    began, since = datetime.now(UTC), time.monotonic()
     run.registry.start_run(run.name, run.settings.flat())
     try:
+        sweep(run.workspace.home, spare=run.workspace.devices)  # a device sweeps its own
         withhold(run.workspace.reports, run.registry)
         unname(run.workspace.reports, run.registry)
         meet(run)
@@ -83,7 +86,7 @@ def execute(run: Run) -> None:
         probe(run)
         rehearse(run)
         unlearn(run)  # also what was withdrawn by others while the run went on
-        finish(run, trained, began)
+        finish(run, trained, began, since=since)
     except BaseException as error:
         run.registry.finish_run(run.name, "failed", {"error": str(error)})
         raise
@@ -254,8 +257,15 @@ def _made(run: Run, *, accepted: bool = False) -> set[int]:
     return {slot for slot, reply in run.personal.items() if reply.status == "ok" and (reply.accepted or not accepted)}
 
 
-def finish(run: Run, trained: Trained, began: datetime) -> None:
-    """Write the result; `lethe report` makes the page from it."""
+def finish(run: Run, trained: Trained, began: datetime, *, since: float) -> None:
+    """Write the result; `lethe report` makes the page from it.
+
+    Args:
+        run: which has ended but for this.
+        trained: the general model.
+        began: when the run did.
+        since: the same on the clock that nobody sets (`time.monotonic`).
+    """
     with run.progress.phase("result"):
         model, public = load_general(run.workspace.models / trained.digest)
         pseudonyms = {p.slot: p.pseudonym for p in run.registry.patients("wearable") if p.slot is not None}
@@ -283,7 +293,7 @@ def finish(run: Run, trained: Trained, began: datetime) -> None:
             "silent": results.describe_silent(run.registry.patients("wearable"), run.personal, began=began),
             "refused": results.describe_refused(run.refusals, pseudonyms),
             "phases": run.progress.phases,
-            "seconds": (datetime.now(UTC) - began).total_seconds(),
+            "seconds": time.monotonic() - since,
             "overhead_seconds": None,
         }
         figures = results.figures(model, public.control, corpus, run.settings)

@@ -3,11 +3,14 @@
 import fcntl
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `tempfile` names them
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -16,14 +19,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     An OSError names `path`: writing and flushing do not say where, and the rest names a file of a moment.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
+        descriptor, temporary = _temporary(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)  # as long as it is locked: `sweep` may be at work
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -39,6 +41,26 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Make a temporary file beside `path`, locked for as long as its writer lives."""
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with suppress(OSError):  # a file system without locks: `sweep` gets none either, and leaves it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # swept before it was locked
+
+
+def sweep(folder: Path, *, spare: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`, but for those below `spare`."""
+    for path in folder.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_relative_to(spare):
+            with _locked(path) as ours:
+                if ours:
+                    path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:
@@ -71,7 +93,7 @@ def folder_beside(final: Path, *, mode: int = 0o777) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, and tell whether that was possible: not where another process holds it, or it is gone."""
+    """Lock a file or folder, and tell whether that was possible: not where a process holds it, or it is gone."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

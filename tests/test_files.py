@@ -1,14 +1,16 @@
 """Files and folders that are there whole or not at all, also after a kill."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from shared.files import flush_folder, folder_beside, write_atomically
+from shared.files import flush_folder, folder_beside, sweep, write_atomically
 
 BUILDER = """
 import sys, time
@@ -110,3 +112,41 @@ def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
             write_atomically(path, b"")
         assert (caught.value.filename, caught.value.filename2) == (str(path), None)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_killed_processes_left_is_swept_and_what_is_being_written_is_not(tmp_path):
+    spare = tmp_path / "devices"
+    for folder in (tmp_path, tmp_path / "notices", spare):
+        folder.mkdir(exist_ok=True)
+        for name in (".a.json.k3_x9abc", "a.json", ".keep", ".a.json.KEEPTHIS"):
+            (folder / name).write_text("half")
+    with (tmp_path / ".a.json.writing_").open("w") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        sweep(tmp_path, spare=spare)
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json.*")}
+    assert left == {
+        ".a.json.writing_",
+        ".a.json.KEEPTHIS",
+        "notices/.a.json.KEEPTHIS",
+        "devices/.a.json.k3_x9abc",
+        "devices/.a.json.KEEPTHIS",
+    }
+    assert (tmp_path / "notices" / ".keep").exists()
+
+
+def test_a_file_is_written_while_others_sweep(tmp_path):
+    done = threading.Event()
+
+    def sweeping():
+        while not done.is_set():
+            sweep(tmp_path, spare=tmp_path / "none")
+
+    thread = threading.Thread(target=sweeping)
+    thread.start()
+    try:
+        for number in range(300):
+            write_atomically(tmp_path / "a", str(number).encode())
+    finally:
+        done.set()
+        thread.join()
+    assert (tmp_path / "a").read_bytes() == b"299"
