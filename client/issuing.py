@@ -61,10 +61,16 @@ def believe(store: Store, hospital: str) -> None:
 
 
 def renew(store: Store) -> None:
-    """Sign anew what has used up half of its days: a wearer who has withdrawn keeps a model that runs."""
+    """Sign anew what has used up half of its days: a wearer who has withdrawn keeps a model that runs.
+
+    And what is valid from a day to come: it was signed by a clock that has been put right since.
+    """
     for folder in (store.folder, store.general_folder(store.state.general)) if store.state.general else ():
         manifest = _sound(folder, store.folder)
-        if manifest is not None and date.fromisoformat(manifest.valid_until) - _today() < timedelta(VALID_DAYS / 2):
+        if manifest is None:
+            continue
+        left = date.fromisoformat(manifest.valid_until) - _today()
+        if left < timedelta(VALID_DAYS / 2) or manifest.issued > _today().isoformat():
             about = About(**{name: getattr(manifest, name) for name in About.__dataclass_fields__})
             write_atomically(folder / MANIFEST, _issued(store, about))
 
