@@ -34,7 +34,7 @@ from server.wording import (
     word,
     worded,
 )
-from shared.errors import WorkspaceError
+from shared.errors import READ_ONLY, UnwritableError, WorkspaceError
 from shared.files import write_atomically
 from shared.settings import SUPERCLASSES
 
@@ -66,7 +66,8 @@ def build(folder: Path) -> Path:
     try:
         write_atomically(page, render(result, arrays).encode())
     except OSError as error:
-        raise WorkspaceError(
+        kind = UnwritableError if error.errno in READ_ONLY else WorkspaceError
+        raise kind(
             f"{page} could not be written: {error.strerror}; make room or give write access, then run it again"
         ) from error
     return page

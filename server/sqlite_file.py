@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from server import guards, schema
-from shared.errors import DamagedError, WorkspaceError
+from server.opening import mode
+from shared.errors import DamagedError, UnwritableError, WorkspaceError
 
 POLL_S = 0.008
 
@@ -58,9 +59,8 @@ class SQLiteFile:
         return made
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: a missing file is an error and never a new, empty registry.
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw",
+            f"{self.path.as_uri()}?{mode(self.path)}",
             uri=True,
             timeout=schema.BUSY_SECONDS,
             isolation_level=None,  # the driver must not begin transactions of its own
@@ -137,7 +137,12 @@ class SQLiteFile:
                     f"registry {self.path} stayed locked by another process for {schema.BUSY_SECONDS} s; nothing was "
                     "changed, try again"
                 ) from error
-            if "full" in cause or "disk I/O" in cause or "readonly" in cause or "unable to open" in cause:
+            if "readonly" in cause:
+                raise UnwritableError(
+                    f"cannot write registry {self.path}: it or its folder is read-only; nothing was changed. Make them "
+                    "writable, or use a copy of the workspace that is"
+                ) from error
+            if "full" in cause or "disk I/O" in cause or "unable to open" in cause:
                 raise WorkspaceError(
                     f"cannot use registry {self.path}: {cause}; nothing was changed. SQLite writes beside it even to "
                     "read: free space, or check the folder's permissions"

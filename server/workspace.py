@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from server import registry_url
-from shared.errors import WorkspaceError
+from shared.errors import READ_ONLY, UnwritableError, WorkspaceError
 from shared.files import flush_folder, folder_beside, write_atomically
 
 VERSION = 3
@@ -184,8 +184,12 @@ class Workspace:
         Raises:
             WorkspaceError: another process is at it.
         """
-        self.flower.mkdir(parents=True, exist_ok=True)
-        with (self.flower / "launcher.lock").open("a+") as file:
+        try:
+            self.flower.mkdir(parents=True, exist_ok=True)
+            file = (self.flower / "launcher.lock").open("a+")
+        except OSError as error:
+            raise _unwritable(self.home, error) from error
+        with file:
             if not _taken(file):
                 file.seek(0)
                 who = f" (process {file.read()})"
@@ -253,9 +257,8 @@ def _absolute(path: Path) -> Path:
 
 
 def _unwritable(home: Path, error: OSError) -> WorkspaceError:
-    return WorkspaceError(
-        f"cannot write workspace {home}: {error.strerror or error}; free space or choose another --home"
-    )
+    kind = UnwritableError if error.errno in READ_ONLY else WorkspaceError
+    return kind(f"cannot write workspace {home}: {error.strerror or error}; free space or choose another --home")
 
 
 def _move(folder: Path, home: Path) -> None:

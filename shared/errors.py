@@ -10,13 +10,16 @@
     │   └── StreamError        5   samples that no model may be asked about
     └── WorkspaceError         1   no workspace here, one from another version, or one in use
         ├── DamagedError       5   the registry's file is not what it should be
+        ├── UnwritableError    5   the workspace is read-only
         └── RunError           1   the Flower run failed, hung or was interrupted
 
 A message says what was seen, what was expected and what to do. It never names a waveform's values.
 """
 
+import errno
 from pathlib import Path
 
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)  # the operating system's errors for it
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
@@ -84,8 +87,21 @@ class DamagedError(WorkspaceError):
     exit_code = 5
 
 
+class UnwritableError(WorkspaceError):
+    """The workspace is read-only, or this user may not write there."""
+
+    exit_code = 5
+
+
 class RunError(WorkspaceError):
     """The Flower run failed, hung or was interrupted."""
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code of a command that an error ends."""
+    if isinstance(error, OSError) and error.errno in READ_ONLY:
+        return UnwritableError.exit_code
+    return error.exit_code if isinstance(error, LetheError) else 1
 
 
 def plainly(error: BaseException, *, inside: Path | None = None) -> str:

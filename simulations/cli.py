@@ -22,7 +22,7 @@ from server.consent_cli import patients
 from server.jobs_cli import jobs
 from server.ledger_cli import ledger
 from server.registry_cli import registry
-from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, plainly
+from shared.errors import AuditError, LetheError, UsageError, WorkspaceError, code_of, plainly
 from shared.interrupts import signals_interrupt
 from shared.terminal import console, show
 from simulations.attack_cli import attack
@@ -277,7 +277,7 @@ def _failed(error: BaseException) -> int:
         sys.stdout.flush()
     except OSError:  # what cannot be written is dropped, or Python would complain about it at its very end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return error.exit_code if isinstance(error, LetheError) else 1
+    return code_of(error)
 
 
 def _told(error: BaseException) -> str:

@@ -63,7 +63,8 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
                 _follow(link, run_id, state, on_state)
     finally:
         for path in (state, unfinished, config):
-            path.unlink(missing_ok=True)
+            if path.exists():  # where nothing can be written, a removal of nothing is an error, too
+                path.unlink()
     return name
 
 
