@@ -103,7 +103,7 @@ def _certified(home: Path) -> bool:
         suppress(sqlite3.Error),
         closing(sqlite3.connect(f"{(home / 'registry.db').as_uri()}?mode=ro", uri=True)) as db,
     ):
-        return db.execute("SELECT count(*) FROM jobs WHERE state <> 'CERTIFIED'").fetchone()[0] == 0
+        return not db.execute("SELECT 1 FROM jobs WHERE state <> 'CERTIFIED'").fetchall()
     return False
 
 
