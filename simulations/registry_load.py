@@ -3,8 +3,8 @@
 A command of `python -m simulations.benchmark`. Every process does its share of real `lethe patients add` and `lethe
 patients withdraw` commands one after another, by the functions of the command line and without starting Python for
 each: a thousand starts would measure the interpreter. Database time is what a command spends in the registry, from
-opening it on: waiting for others, transactions, and what is written before one is committed. This file is also the
-program of such a process.
+opening it on: waiting for others, transactions, and what is written before one is committed; beside it stands the
+processor's share, which no other program on the machine stretches. This file is also the program of such a process.
 """
 
 import csv
@@ -107,10 +107,12 @@ def _loaded(
     first = [done[0] for done in each]  # of a process: every statement is new to it
     seconds = time.monotonic() - began
     times = {name: _percentiles([one["ms"] for one in told if one["command"] == name]) for name in ("add", "withdraw")}
+    cpu = {name: _percentiles([one["cpu_ms"] for one in told if one["command"] == name]) for name in times}
     times |= {"all": _percentiles([one["ms"] for one in told]), "first": _percentiles([one["ms"] for one in first])}
     return {
         "database": "SQLite" if workspace.registry_path.suffix == ".db" else "PostgreSQL",
         **{"processes": processes, "commands": len(told), "seconds": seconds, "database_ms": times},
+        "database_cpu_ms": cpu,
         **_lost(workspace, {patient for _, patient in everybody}, leaving),
     }
 
@@ -144,21 +146,22 @@ class _Watch:
     """Adds up how long a command is in the registry; one transaction inside another counts once."""
 
     def __init__(self) -> None:
-        self.ms = 0.0
+        self.ms, self.cpu_ms = 0.0, 0.0
         self._depth = 0
-        self._began = 0.0
+        self._began = (0.0, 0.0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         if not self._depth:
-            self._began = time.perf_counter()
+            self._began = (time.perf_counter(), time.process_time())
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if not self._depth:
-                self.ms += 1000 * (time.perf_counter() - self._began)
+                self.ms += 1000 * (time.perf_counter() - self._began[0])
+                self.cpu_ms += 1000 * (time.process_time() - self._began[1])
 
 
 def _watched(watch: _Watch) -> None:
@@ -196,12 +199,12 @@ def main(home: str, share: str) -> None:
         for part, patient, leaves in json.loads(Path(share).read_text()):
             commands = [["add", patient, "--data", part], ["withdraw", patient, "--yes"]]
             for words in commands if leaves else commands[:1]:
-                watch.ms = 0.0
+                watch.ms = watch.cpu_ms = 0.0
                 with redirect_stdout(nowhere):
                     code = _invoke(["patients", *words, "--home", home, "--json"])
                 if code:
                     raise LetheError(f"`lethe patients {' '.join(words)}` ended with {code}")
-                told.append({"command": words[0], "ms": watch.ms})
+                told.append({"command": words[0], "ms": watch.ms, "cpu_ms": watch.cpu_ms})
     Path(share).write_text(json.dumps(told))
 
 
