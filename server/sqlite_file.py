@@ -167,7 +167,7 @@ def _begin_writing(connection: sa.Connection) -> None:
     SQLite's own waiting tries ever more rarely, so that of many who wait the newest come first and the oldest never.
     Here who has waited longer tries more often.
     """
-    raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    raw: sqlite3.Connection = connection.connection.dbapi_connection  # type: ignore[assignment]
     began, waited = time.monotonic(), 0.0
     raw.execute("PRAGMA busy_timeout = 0")
     try:
