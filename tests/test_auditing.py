@@ -4,11 +4,13 @@ import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fleet import Fleet, holding
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from local_grid import FIRST_NODE
+from safetensors.numpy import save
 
 import client.app
 from client.auditing import audit, verify
@@ -271,10 +273,12 @@ def test_weights_travel_in_white_box_runs_alone_and_reach_no_disk(fleet, job, wh
 
 
 def test_weights_that_are_not_what_the_device_says_are_no_pass(fleet, job):
+    others = save({"head.bias": np.zeros(5, np.float32)})
+
     def lie(message: Message) -> Message:
         request = read(VerifyRequest, message)
         honest = verify(fleet.store(fleet.wearer(job.slot)), request, slot=job.slot)
-        return Message(write(honest, blobs={"model.safetensors": b"others"}), reply_to=message)
+        return Message(write(honest, blobs={"model.safetensors": others}), reply_to=message)
 
     fleet.grid.apps[FIRST_NODE + job.slot] = answering("verify", lie)
     fleet.run(fleet.settings.with_values({"audit.white_box": True}))

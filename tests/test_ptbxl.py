@@ -137,7 +137,8 @@ def test_task_single_takes_records_with_one_superclass_and_counts_the_others(dat
     set_cell(data, "scp_codes", "{'LVH': 100.0, 'IMI': 100.0}")
     found = index(data)
     kept, left_out = for_task(found.records, "single")
-    assert [(one.record, one.reason, one.detail) for one in left_out] == [("1", "several superclasses", "MI, HYP")]
+    told = "record 1 has the superclasses MI, HYP, expected one"
+    assert [(one.record, one.reason, one.detail) for one in left_out] == [("1", "several superclasses", told)]
     assert len(kept) == len(found.records) - 1
     assert for_task(found.records, "multi") == (found.records, ())
 
