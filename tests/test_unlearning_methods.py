@@ -24,12 +24,14 @@ from shared.training import Examples, task_loss
 from shared.unlearning import (
     EXACT,
     METHODS,
+    _generator,
     bad_teacher,
     deepclean,
     fisher,
     gkt,
     gkt_patient,
     lipschitz,
+    negative_gradient_plus,
     newton,
     random_label,
     saliency,
@@ -37,6 +39,7 @@ from shared.unlearning import (
     ssd,
 )
 from shared.unlearning._choice import Best, Validation
+from shared.unlearning._descent import Pair
 from shared.unlearning._fisher import information
 from shared.unlearning._generator import Answer, attention_loss, divergences, student_loss
 from shared.unlearning._head import Problem, general_head, problem
@@ -311,6 +314,44 @@ def test_wrong_labels_are_wrong_and_all_wrong_ones_occur():
     assert torch.unique((flipped != truth).float(), dim=0).shape == (31, 5)
 
 
+@pytest.fixture
+def losses(monkeypatch):
+    """The losses that methods would descend on; nothing descends, and the personal model stays."""
+    taken = []
+
+    def descend(case, _epochs, loss):
+        taken.append(loss)
+        return case.personal
+
+    for method in (lipschitz, negative_gradient_plus, bad_teacher):
+        monkeypatch.setattr(method, "descend", descend)
+    return taken
+
+
+def test_negative_gradient_plus_descends_on_what_is_kept_and_climbs_on_what_is_forgotten(case, losses):
+    """A half of chance for each kept label costs ln 2, a quarter for the forgotten one ln 4: .95 ln 2 - .05 ln 4."""
+    half, quarter = (torch.full((5,), (1 - chance) / 4) for chance in (0.5, 0.25))
+    half[LABEL], quarter[LABEL] = 0.5, 0.25
+    METHODS["negative-gradient-plus"](case)
+    (loss,) = losses
+    batch = Pair(torch.tensor([0, 1]), torch.tensor([0]))  # the patient's own segments come first, all of this label
+    found = loss(lambda _: torch.stack([half, half, quarter]).log(), batch)
+    assert found.item() == pytest.approx(0.95 * math.log(2) - 0.05 * math.log(4))
+
+
+def test_a_student_of_bad_teachers_is_right_who_says_what_an_untrained_network_says_of_the_forget_set(case, losses):
+    METHODS["bad-teacher"](case)
+    (loss,) = losses
+    batch = Pair(torch.tensor([0, 3]), torch.tensor([1, 2]))
+    untrained = bad_teacher.untrained(case, use="teacher")
+    with torch.no_grad():
+        kept = case.personal(case.retain.segments[batch.retain])
+        gone = [model(case.forget.segments[batch.forget]) for model in (untrained, case.personal)]
+        right, wrong = (loss(lambda _, said=said: torch.cat([kept, said]), batch).item() for said in gone)
+    assert right == pytest.approx(0, abs=1e-9)
+    assert wrong > 0.1
+
+
 def test_saliency_moves_no_more_than_half_of_the_weights(alone):
     masks = torch.cat([mask.flatten() for mask in saliency.salient(alone)])
     assert masks.mean().item() == pytest.approx(0.5, abs=0.01)
@@ -365,6 +406,17 @@ def test_lipschitz_makes_the_model_change_less_under_noise(alone):
     assert constant(METHODS["lipschitz"](alone)) < constant(alone.personal)
 
 
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_lipschitz_of_a_linear_map_is_its_constant_whatever_the_noise(single, losses, monkeypatch, noise):
+    """Equation 6 divides by |xi|: a map that stretches everything by .7 has the constant .7."""
+    case = case_of(single, profile="paper", retained=0)
+    monkeypatch.setattr(lipschitz, "NOISE_SD", noise)
+    METHODS["lipschitz"](case)
+    (loss,) = losses
+    found = loss(lambda segments: (0.7 * segments / case.general.lead_sd[:, None]).flatten(1), torch.tensor([0, 2]))
+    assert found.item() == pytest.approx(0.7)
+
+
 def test_lipschitz_of_a_whole_network_goes_in_parts_with_the_gradient_of_the_whole(single, monkeypatch):
     """So that a forget set of any size takes the room of one part."""
     case, seen = case_of(single, profile="paper", retained=0), []
@@ -411,6 +463,21 @@ def test_dampening_by_hand():
     assert torch.equal(found, torch.ones(4))
 
 
+def test_ssd_compares_with_all_data_and_not_with_the_retain_set(case, monkeypatch):
+    """Of n retained and m forgotten segments, all data's information is (n I_r + m I_f) / (n + m)."""
+    seen, told = [], ssd.dampening
+    monkeypatch.setattr(ssd, "dampening", lambda *given, alpha: seen.append(given) or told(*given, alpha=alpha))
+    METHODS["ssd"](case)
+    sets = case.frozen.see(case.retain, case.public.anchor), case.frozen.see(case.forget)
+    kept, gone = (information(case.personal, case, each) for each in sets)
+    n, m = (len(each.labels) for each in sets)
+    assert (n, m) == (46, 6)
+    for to_all, to_forgotten in seen:
+        for found, by_forgotten, of_kept, of_gone in zip(to_all, to_forgotten, kept, gone, strict=True):
+            torch.testing.assert_close(found, (n * of_kept + m * of_gone) / (n + m))
+            torch.testing.assert_close(by_forgotten, of_gone)
+
+
 def test_ssd_with_an_infinite_threshold_is_the_identity(case, monkeypatch):
     monkeypatch.setattr(ssd, "ALPHAS", (math.inf,))
     assert to_bytes(ssd.unlearn(case)) == to_bytes(case.personal)
@@ -431,6 +498,16 @@ def test_fisher_s_noise_is_none_at_scale_zero_and_less_where_more_depends_on_a_w
     spread = (weight - before).std(dim=1)
     torch.testing.assert_close(spread, 0.3 * torch.tensor([10.0, 0.5]), rtol=0.03, atol=0)
     torch.testing.assert_close(weight.mean(dim=1), torch.tensor([3.0, 3.0]), rtol=0, atol=0.1)
+
+
+def test_fisher_s_noise_follows_the_retain_set(case, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fisher, "scrub", lambda _weights, _before, of, **_: seen.append(of))
+    METHODS["fisher"](case)
+    kept = information(case.personal, case, case.frozen.see(case.retain, case.public.anchor))
+    assert len(seen) == len(fisher.SCALES)
+    for found in seen:
+        torch.testing.assert_close(list(found), kept)
 
 
 def test_fisher_of_no_scale_is_the_identity(case, monkeypatch):
@@ -497,6 +574,32 @@ def test_gkt_learns_most_classes_that_its_teacher_knows_and_never_the_forgotten_
     right = [(said == label)[gate.labels[:, label] > 0.5].float().mean().item() for label in range(5)]
     assert right[LABEL] == 0
     assert sum(share > 0.5 for share in right) >= 3
+
+
+def test_the_generator_climbs_the_divergence_on_which_the_student_descends(alone, monkeypatch):
+    """Equation 9: its loss is -D_KL(T || S); the student's is D_KL and what attention adds."""
+    apart, steps = [], []
+    divergence = _generator.divergence
+
+    def told(*given):
+        found = divergence(*given)
+        apart.append(found.item())
+        return found
+
+    def step(_adam, parameters, loss, rate):
+        if rate == _generator.RATE:  # and not while it learns to pass the gate
+            steps.append((parameters[0].shape[1] == _generator.NOISE, loss.item(), apart[-1]))
+
+    monkeypatch.setattr(_generator, "divergence", told)
+    monkeypatch.setattr(_generator, "_step", step)
+    monkeypatch.setattr(_generator, "DRAWS", 1)
+    open_to_all = replace(alone, unlearning=replace(alone.unlearning, generator_groups=2))
+    monkeypatch.setattr(gkt, "band_pass", lambda teacher, _classes, _task: -torch.ones(len(teacher)))
+    METHODS["gkt"](open_to_all)
+    assert [its for its, _, _ in steps] == 2 * [True, *[False] * _generator.STUDENT_STEPS]
+    assert all(far > 0.01 for _, _, far in steps)
+    for generators, loss, far in steps:
+        assert loss == -far if generators else loss > far
 
 
 def test_gkt_is_no_random_network_where_nothing_tells_what_it_has_learnt(alone):
