@@ -58,8 +58,8 @@ def pictures(outcome: Outcome) -> dict[str, tuple[str, str]]:
     for number, reference in ((6, "personal"), (7, "general")):
         title = f"Figure {number}: losses of the {reference} and the unlearned model"
         about = (
-            f"{patients}, {seeds}; a loss for every segment and model asked about it: test data once a patient and "
-            "seed; dashed: medians; beyond the axis: at its end."
+            f"{patients}, {seeds}; a loss for each segment and model asked: test data once a patient and seed; "
+            "dashed: medians; beyond the axis: at its end."
         )
         drawn[f"figure-{number}.svg"] = ([_losses(outcome, reference)], title, about, 1)
     drawn["controls.svg"] = (
