@@ -7,6 +7,7 @@ No torch here: `client/export.py` makes the ONNX file, `client/runtime.py` runs 
 """
 
 import dataclasses
+import re
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,6 +25,9 @@ FORM = 1
 UNIT = "mV"
 
 Kind = Literal["personal", "general"]
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ def signed(folder: Path, *, public: Path) -> Manifest:
         kinds = {field.name: get_origin(field.type) or field.type for field in dataclasses.fields(Manifest)}
         if wrong := [name for name, kind in kinds.items() if type(getattr(manifest, name)) is not kind]:
             raise TypeError(f"{wrong[0]} is {type(getattr(manifest, wrong[0])).__name__}")
+        if not _SHA256.fullmatch(manifest.bundle) or not _SHA256.fullmatch(manifest.model):
+            raise TypeError("a digest is no sha256")
         return manifest
     except TypeError as error:
         raise BundleError(

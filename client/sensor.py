@@ -91,5 +91,6 @@ class Feed:
 
 def _entry(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a feed says of one record, each part as what it is used as."""
-    texts = {name: str(told[name]) for name in ("id", "path", "recorded_at", "sha256")}
+    names = [*("id", "path", "recorded_at", "sha256"), *(["data"] if "data" in told else [])]
+    texts = {name: str(told[name]) for name in names}
     return {**texts, "superclasses": tuple(map(str, told["superclasses"])), "hz": int(told["hz"])}

@@ -148,7 +148,7 @@ def _state(folder: Path) -> dict[str, Any]:
         known["records"] = list(state["records"])
         if not _DIGEST.fullmatch(known["general"]) or not all(isinstance(one, str) for one in known["records"]):
             raise ValueError("no digest, which names a folder, or an id that is no text")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing") from None
     if not known["bundle"]:
         raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing")

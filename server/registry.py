@@ -110,7 +110,10 @@ class Registry(ConsentBook):
         jobs, devices, serves = schema.jobs, schema.devices, self.recall(GENERAL) or {}
         waiting = sa.select(sa.func.count()).where(jobs.c.slot == HOSPITAL, jobs.c.state.in_(UNFORGOTTEN))
         with self._reading() as connection:
-            last = None if connection.scalar(waiting) else serves.get("digest")
+            due = bool(connection.scalar(waiting))
+            if not due and not serves:  # nobody has said yet which one they are to have
+                return set()
+            last = None if due else serves["digest"]
             rows = connection.execute(
                 sa.select(devices.c.slot, devices.c.general).where(devices.c.general.is_not(None))
             )

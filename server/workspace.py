@@ -1,7 +1,6 @@
 """The folder the hospital works in: where each thing lies, one run at a time, and nothing half-made.
 
-What is inside the registry, the models or the feeds is for the modules that write them. This one imports no
-database, so that a command can refuse early.
+What is inside is for the modules that write it. This one imports no database: a command can refuse early.
 """
 
 import fcntl
@@ -288,8 +287,7 @@ def _manifest(home: Path) -> Mapping[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise WorkspaceError(
-            f"{path} cannot be read ({error}); restore it from a backup: "
-            f'{{"lethe_workspace": {VERSION}, "data": "<data folder>"}}'
+            f'{path} cannot be read ({error}); restore it: {{"lethe_workspace": {VERSION}, "data": "<data folder>"}}'
         ) from error
     version = content.get("lethe_workspace") if isinstance(content, dict) else None
     if version != VERSION:

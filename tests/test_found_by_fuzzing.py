@@ -97,6 +97,13 @@ def test_a_feed_whose_records_lack_something_is_no_feed(tmp_path: Path, bad: str
             Feed.open(tmp_path / "0.json")
 
 
+def test_a_device_s_state_of_brackets_without_end_is_no_state(tmp_path: Path) -> None:
+    (tmp_path / "devices" / "0").mkdir(parents=True)
+    (tmp_path / "devices" / "0" / "state.json").write_text("[" * 100_000)
+    with pytest.raises(BundleError, match="no model is in use"):
+        standing(Device.of(tmp_path, 0))
+
+
 @pytest.mark.parametrize("width", [10**9, "4", None, 4.5, -1])
 def test_a_model_file_that_claims_another_width_is_refused_before_room_is_made_for_it(
     tmp_path: Path, width: object

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from server import cli
 from server.jobs_cli import jobs
-from server.registry import Registry
+from server.registry import GENERAL, Registry
+from server.rows import HOSPITAL
 from server.workspace import Workspace
 from server.workspace_settings import keep
 from shared.errors import ConsentError, LetheError, UsageError, WorkspaceError
@@ -122,9 +123,9 @@ def test_remove_is_another_name_for_withdrawing_everything(lethe, home):
 
 def test_a_patient_without_a_device_is_told_what_happens_instead(lethe):
     corpus = json.loads(lethe("patients", "withdraw", "9", "--yes", "--json"))
-    assert corpus["jobs"] == []
+    assert [(job["slot"], job["state"]) for job in corpus["jobs"]] == [(HOSPITAL, "REQUESTED")]
     assert "general model without these records" in corpus["next"]
-    assert "No run uses these records" in lethe("patients", "withdraw", "10", "--yes")
+    assert "the hospital, general model" in lethe("patients", "withdraw", "10", "--yes")
 
 
 def test_after_the_device_has_forgotten_nothing_is_left_to_do(lethe, home):
@@ -198,6 +199,11 @@ def test_the_list_shows_who_wears_a_device_and_which_model_it_has(lethe, home):
     assert set(rows) == {"7", "17"}
     assert (rows["7"]["records"], rows["7"]["withdrawn"], rows["7"]["model"]) == (3, 1, "to unlearn")
     assert rows["17"]["model"] == "personal"
+    with registry_of(home) as registry:
+        registry.remember(GENERAL, {"digest": "d" * 64})
+    assert "stale" in lethe("patients", "list")
+    with registry_of(home) as registry:
+        registry.remember(GENERAL, {"digest": "a" * 64})
     printed = lethe("patients", "list")
     assert all(row["pseudonym"] in printed and row["model"] in printed for row in rows.values())
 
