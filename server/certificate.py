@@ -15,6 +15,7 @@ from securesystemslib.signer import CryptoSigner
 
 from server import evidence, keys
 from server.deadlines import deadline_of
+from server.evidence import moment
 from server.ledger import Head
 from server.recount import BYTES_ALONE
 from server.rows import HOSPITAL, Job, ModelRow
@@ -37,7 +38,7 @@ from server.statement import (
 )
 from server.verdicts import JobVerdict
 from server.verdicts import Statistics as Figures
-from server.verification import EMPTY, content
+from server.verification import EMPTY, SKEW, content
 from server.workspace import Workspace
 from shared.audit_messages import VerifyReply
 from shared.errors import AuditError
@@ -119,7 +120,7 @@ def issue(
             lineage=Lineage(
                 general=acknowledgement.general, before=acknowledgement.before, after=acknowledgement.after
             ),
-            erased=_erased(acknowledgement, job),
+            erased=_erased(acknowledgement, job, now),
             audit=_audit(verdict, settings),
             version=Version(code=code_version(), data=_data(registry.models(), acknowledgement.general)),
             ledger=LedgerHead(seq=head[0], hash=head[1]),
@@ -182,12 +183,17 @@ def _request(job: Job, settings: Settings, now: datetime) -> Request:
     )
 
 
-def _erased(acknowledgement: UnlearnReply, job: Job) -> Erased:
-    """Count what is gone; the files' names would name the records."""
-    files = acknowledgement.erased
+def _erased(acknowledgement: UnlearnReply, job: Job, now: datetime) -> Erased:
+    """Count what is gone; the files' names would name the records.
+
+    A device whose clock is wrong tells a time that cannot be: what is sure is that it was by now.
+    """
+    files, at = acknowledgement.erased, acknowledgement.unlearned_at
+    if at and not moment(job.requested_at) - SKEW <= moment(at) <= now + SKEW:
+        at = _text(now)
     return Erased(
         where="hospital" if job.slot == HOSPITAL else "device",
-        at=acknowledgement.unlearned_at,
+        at=at,
         files=len(files),
         bytes=sum(file.bytes for file in files),
         segments=acknowledgement.segments_erased,
