@@ -235,7 +235,7 @@ def test_what_refutes_an_exact_method_is_asked_again_of_the_same_wearers_and_the
 @pytest.mark.slow
 def test_a_whole_calibration_says_what_it_counted(tmp_path):
     data, out = tmp_path / "data", tmp_path / "table.md"
-    write_cohort(data, patients=14, seed=1)  # the fewer, the sooner the general model is trained
+    write_cohort(data, patients=16, seed=1)  # the fewer, the sooner the general model is trained
     words = "--patients 2 --copies 2 --seeds 1 --width 2 --json"
     done = CliRunner().invoke(app, ["audit", "calibrate", "--data", str(data), *words.split(), "--out", str(out)])
     assert done.exit_code == 0, done.output

@@ -31,9 +31,9 @@ def without_nothing(reply):
 
 BAD = {
     "an arm is missing": (without_nothing, "nothing"),
-    "of another device": (lambda reply: write(replace(reply, slot=reply.slot + 1)), "is from device"),
+    "of another device": (lambda reply: write(replace(reply, slot=reply.slot + 1)), "speaks for device"),
     "of another job": (lambda reply: write(replace(reply, job="j-other")), "is for job 'j-other'"),
-    "no answer at all": (lambda _: RecordDict(), "cannot be read"),
+    "no answer at all": (lambda _: RecordDict(), "is not a AuditReply"),
     "a copy less": (
         lambda reply: write(
             replace(
