@@ -114,7 +114,7 @@ def public_endings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what became of the withdrawals of corpus and control patients, a sentence each."""
     told = []
     for row in rows:
-        what = f"withdrawal of {row['pseudonym']}, {counted(row['records'], 'record')} of the general model's"
+        what = f"withdrawal of {row['pseudonym']}, {counted(row['records'], 'record')}, from the general model"
         end = f"certified, {row['certificate']}" if row["certificate"] else f"still due, {row['reason']}"
         told.append(f"{what}: {end}")
     return told
