@@ -42,7 +42,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     try:
         return dict(_flat(tomllib.loads(path.read_text()), ""))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also a number of 5,000 digits
         raise UsageError(f"{path} is no settings file ({error}); expected TOML such as general.width = 16") from error
 
 

@@ -123,7 +123,7 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
     """Return the sha256 of each source's files; those whose `stat` is as remembered are not read again."""
     try:
         known = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         known = {}
     known = known if isinstance(known, dict) and known.get("version") == VERSION else {}
     current: dict[str, Any] = {"version": VERSION}
@@ -269,7 +269,7 @@ def _open(path: Path, files: Sequence[str]) -> Cache | None:
         refused = tuple(Refused(**one) for one in about["refused"])
         rows = tuple(about["rows"])
         return Cache(samples, scales, rows, refused, about["unit"], tuple(files[row] for row in rows))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
 
@@ -277,7 +277,7 @@ def names_in(path: Path) -> tuple[str, ...] | None:
     """Return the names of the sources whose signals a cache's file holds; None where it cannot be read."""
     try:
         return tuple(map(str, _about(path)[0]["names"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -43,6 +43,6 @@ def with_assignments(settings: Settings, assignments: Iterable[str]) -> Settings
             raise UsageError(f"--set got {text!r}, expected setting=value, for example general.width=64")
         try:
             values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             values[key.strip()] = value.strip()
     return settings.with_values(values)

@@ -15,7 +15,8 @@ from test_fuzz_messages import ABOUT, KEY, SAID, device
 from client import bundle, envelope
 from client.sensor import Feed
 from client.standing import Device, standing
-from shared.errors import BundleError, DataError
+from server.workspace_settings import read_values
+from shared.errors import BundleError, DataError, UsageError
 from shared.model import ResNet34, load, to_bytes
 from shared.ptbxl import BadRecord, index, read_signal
 from shared.ptbxl import load as load_signals
@@ -86,6 +87,21 @@ def test_an_index_of_the_cache_that_is_damaged_is_made_anew(
     again = load_signals(records, folder=folder, cache=tmp_path / "cache")
     assert np.array_equal(again.millivolts(0), before)
     assert json.loads(path.read_text()) == known
+
+
+def test_an_index_of_the_cache_of_brackets_without_end_is_made_anew(folder: Path, tmp_path: Path) -> None:
+    records = index(folder).records[:1]
+    before = load_signals(records, folder=folder, cache=tmp_path / "cache").millivolts(0).copy()
+    (tmp_path / "cache" / "files.json").write_text("[" * 100_000)
+    again = load_signals(records, folder=folder, cache=tmp_path / "cache")
+    assert np.array_equal(again.millivolts(0), before)
+
+
+@pytest.mark.parametrize("bad", ["1" * 5000, "[" * 100_000])
+def test_settings_that_no_reader_takes_are_no_settings(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "settings.toml").write_text(f"general.width = {bad}\n")
+    with pytest.raises(UsageError, match="no settings file"):
+        read_values(tmp_path / "settings.toml")
 
 
 @pytest.mark.parametrize("bad", ["id", "path", "hz", "superclasses", "sha256", "recorded_at"])
