@@ -31,6 +31,12 @@ Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The wor
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PatientId = Annotated[str, typer.Argument(help="The patient's id in the data.", show_default=False)]
+OtherData = Annotated[
+    Path | None, typer.Option("--data", help="Another folder in PTB-XL's layout.", show_default=False)
+]
+NamedRecords = Annotated[
+    list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
+]
 HOME = Path("lethe-home")
 
 
@@ -51,9 +57,7 @@ def _registry(home: Path) -> Iterator["Registry"]:
 @patients.command("add")
 def add_patient(
     patient: PatientId,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Another folder in PTB-XL's layout.", show_default=False)
-    ] = None,
+    data: OtherData = None,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -126,9 +130,7 @@ def show_patient(patient: PatientId, home: Home = HOME, as_json: AsJson = False)
 @patients.command("withdraw")
 def withdraw_consent(
     patient: PatientId,
-    record: Annotated[
-        list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
-    ] = None,
+    record: NamedRecords = None,
     since: Annotated[
         str | None, typer.Option("--from", help="Only what was recorded on this day or later.", show_default=False)
     ] = None,

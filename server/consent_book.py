@@ -101,8 +101,8 @@ class ConsentBook(JobBook):
             who = patient_of(connection, patient)
             again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
             if again and slot is not None:
-                Notice(self._home / FOLDER / str(slot)).lift(again)
                 revoke(self._home, slot, _withdrawn(connection, who.id), key_folder=self._home / "keys")
+                Notice(self._home / FOLDER / str(slot)).lift(again)  # last: it needs neither a key nor room
         return again
 
     def add_records(

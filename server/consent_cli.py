@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from server.cli import HOME, AsJson, Home, PatientId, patients, run_command
+from server.cli import HOME, AsJson, Home, NamedRecords, OtherData, PatientId, patients, run_command
 from server.workspace import Workspace
 from shared.terminal import note, show
 
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 @patients.command("consent")
 def consent_again(
     patient: PatientId,
-    record: Annotated[
-        list[str] | None, typer.Option("--record", help="Only this record; may be repeated.", show_default=False)
-    ] = None,
+    record: NamedRecords = None,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -39,9 +35,7 @@ def consent_again(
 @patients.command("add-records")
 def add_new_records(
     patient: PatientId,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Another folder in PTB-XL's layout.", show_default=False)
-    ] = None,
+    data: OtherData = None,
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:

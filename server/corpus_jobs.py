@@ -17,6 +17,7 @@ from server.auditor import judge_job
 from server.deadlines import deadline_of
 from server.general import Trained, is_stale
 from server.holdings import Held, public_files
+from server.registry import GENERAL
 from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
 from server.run import Run
 from server.verdicts import COPIES, LINEAGE, RECORDS, SERVED, Bytes, Check
@@ -41,12 +42,12 @@ class Ending:
 def dispatch(run: Run) -> None:
     """Note, before the general model is trained, what is to go and how."""
     for job in _due(run, UNFORGOTTEN):
-        held = _holding(run, job)
-        models = [one.path.name for one in held if one.kind == "model" and one.records is not None]
-        known = {str(one.path.relative_to(run.workspace.home)): one.size for one in held}
+        held, home = _holding(run, job), run.workspace.home
+        known = {str(path.relative_to(home)): size for one in held for path, size in one.files.items()}
+        in_use = str((run.registry.recall(GENERAL) or {}).get("digest", ""))
         detail: dict[str, Any] = {
             "method": RETRAINED if run.settings.general.slices == 1 else SLICED,
-            "before": models[-1] if models else job.detail.get("before", ""),
+            "before": job.detail.get("before", in_use),
             "held": {**job.detail.get("held", {}), **known},
         }
         if job.state == "DISPATCHED":

@@ -30,10 +30,10 @@ class Held:
         return self.records is None or not set(self.records).isdisjoint(records)
 
     @property
-    def size(self) -> int:
-        """Return how many bytes it has."""
-        files = self.path.iterdir() if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files)
+    def files(self) -> dict[Path, int]:
+        """Return how many bytes each of its files has."""
+        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        return {file: file.stat().st_size for file in files}
 
 
 def public_files(workspace: Workspace) -> Iterator[Held]:

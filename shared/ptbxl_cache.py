@@ -121,10 +121,9 @@ def open_cache(sources: Sequence[Source], *, folder: Path, progress: Callable[[i
 
 def _digests(sources: Sequence[Source], index: Path) -> list[str]:
     """Return the sha256 of each source's files; those whose `stat` is as remembered are not read again."""
-    try:
+    known: Any = {}
+    with suppress(OSError, ValueError, RecursionError):
         known = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        known = {}
     known = known if isinstance(known, dict) and known.get("version") == VERSION else {}
     current: dict[str, Any] = {"version": VERSION}
     for source in sources:
@@ -142,7 +141,8 @@ def _digests(sources: Sequence[Source], index: Path) -> list[str]:
 def _is_known(entry: Any) -> bool:
     """Return whether what is remembered of a record's files has the form in which it is kept."""
     kept = isinstance(entry, dict) and {"stats", "files", "sha256"} <= set(entry) and isinstance(entry["files"], list)
-    return kept and all(isinstance(one, str) for one in (entry["sha256"], *entry["files"]))
+    kept = kept and all(isinstance(one, str) for one in (entry["sha256"], *entry["files"]))
+    return kept and not entry["sha256"].strip("0123456789abcdef")  # hex, and no letter that cannot be written down
 
 
 def _digest(sources: Sequence[Source], files: Sequence[str]) -> str:

@@ -50,6 +50,8 @@ def test_it_ends_with_a_certificate_that_holds(fleet, role):
     who, old = fleet.registry.patients(role)[0], fleet.registry.models()[0].digest
     (job,) = fleet.registry.withdraw(who.id)
     assert (job.slot, job.scope, job.state) == (HOSPITAL, "patient", "REQUESTED")
+    files = [file for one in public_files(fleet.workspace) for file in one.files]
+    assert len(files) > len(list(public_files(fleet.workspace)))  # a package is several
     run = fleet.run()
     (job,) = jobs_of(fleet, who)
     (row,) = result_of(fleet, run)["public_withdrawals"]
@@ -60,7 +62,7 @@ def test_it_ends_with_a_certificate_that_holds(fleet, role):
     (folder,) = fleet.workspace.models.iterdir()
     assert (told.erased.where, told.method.name, told.method.exact) == ("hospital", "exact", True)
     assert (told.lineage.before, told.lineage.after) == (old, folder.name)
-    assert told.erased.files > 0
+    assert told.erased.files == len(files)
     assert not any(
         one.holds([row.id for row in fleet.registry.records(who.id)]) for one in public_files(fleet.workspace)
     )
@@ -201,3 +203,14 @@ def test_what_runs_told_of_it_names_nobody_once_all_is_forgotten(fleet):
     (row,) = result_of(fleet, run)["public_withdrawals"]
     assert (row["pseudonym"], row["job"]) == ("forgotten", "")
     assert who.pseudonym not in (fleet.workspace.reports / run.name / "result.json").read_text()
+
+
+@pytest.mark.parametrize("last", [0, 7])
+def test_the_model_before_is_the_one_that_was_in_use_where_several_are_kept(fleet, last):
+    for seed in (7 - last, last):
+        fleet.run(fleet.settings.with_values({"general.seed": seed}))
+    assert len(list(fleet.workspace.models.iterdir())) == 2
+    (in_use,) = {row.general for row in fleet.registry.devices()}
+    fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
+    (row,) = result_of(fleet, fleet.run())["public_withdrawals"]
+    assert statement_of(fleet, row["certificate"])[1].predicate.lineage.before == in_use

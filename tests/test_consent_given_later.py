@@ -170,6 +170,7 @@ def test_where_the_word_cannot_be_taken_back_nothing_is_changed(registry, worksp
     with pytest.raises(WorkspaceError):
         registry.consent_again("7")
     assert withdrawn(registry, "7") == ("71",)
+    assert word(workspace) == {"71"}
     away.rename(workspace.keys)
     assert registry.consent_again("7") == ["71"]
 

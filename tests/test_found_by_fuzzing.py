@@ -74,7 +74,9 @@ def test_a_header_that_names_a_file_whose_name_is_too_long_misses_it(folder: Pat
     assert refused.value.reason == "missing file"
 
 
-@pytest.mark.parametrize("bad", [{"files": -1}, {"files": [1]}, {"files": ["\0"]}, {"sha256": None}, {}])
+@pytest.mark.parametrize(
+    "bad", [{"files": -1}, {"files": [1]}, {"files": ["\0"]}, {"sha256": None}, {"sha256": "\ud800"}, {}]
+)
 def test_an_index_of_the_cache_that_is_damaged_is_made_anew(
     folder: Path, tmp_path: Path, bad: dict[str, object]
 ) -> None:
