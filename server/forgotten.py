@@ -63,5 +63,5 @@ def without_public_names(result: Any, pseudonyms: Collection[str]) -> bool:
     rows = result.get("public_withdrawals", []) if isinstance(result, dict) else []
     named = [row for row in rows if row["pseudonym"] in pseudonyms]
     for row in named:
-        row |= {"pseudonym": NOBODY, "job": ""}
+        row |= {"pseudonym": f"a {NOBODY} patient", "job": ""}
     return bool(named)

@@ -201,7 +201,7 @@ def test_what_runs_told_of_it_names_nobody_once_all_is_forgotten(fleet):
     assert result_of(fleet, run)["public_withdrawals"][0]["pseudonym"] == who.pseudonym
     unname(fleet.workspace.reports, fleet.registry)
     (row,) = result_of(fleet, run)["public_withdrawals"]
-    assert (row["pseudonym"], row["job"]) == ("forgotten", "")
+    assert (row["pseudonym"], row["job"]) == ("a forgotten patient", "")
     assert who.pseudonym not in (fleet.workspace.reports / run.name / "result.json").read_text()
 
 
