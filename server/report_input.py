@@ -118,7 +118,10 @@ SHAPE: Mapping[str, Any] = {
     ],
     "phases": [{"name": str, "seconds": _N}],
     "overhead_seconds": _N,
+    "refused": [{"pseudonym": str, "asked": str, "reason": str}],
+    "silent": [{"pseudonym": str, "reason": str}],
 }
+_SINCE: Result = {"refused": [], "silent": []}  # results of earlier versions lack them
 _VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CURVES = ("general", "personal", "difference", "low", "high")
@@ -133,6 +136,8 @@ def load_result(path: Path) -> Result:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); run again to write a new one") from error
     result = _clean(result)
+    _check(result, dict, path.name)
+    result = _SINCE | result
     _check(result, SHAPE, path.name)
     strengths = len(result["probe"]["epsilons_sd"])
     for name, group in result["probe"]["groups"].items():

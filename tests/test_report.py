@@ -54,6 +54,17 @@ def test_every_digest_is_there_in_full(usual):
         assert digest in page.text
 
 
+def test_an_answer_that_was_not_used_and_a_device_without_a_model_are_told(tmp_path, usual):
+    told = {"slot": 3, "pseudonym": "p-0badcafe", "asked": "train.probe", "reason": "its margins <b>are</b> no numbers"}
+    silent = {"slot": 4, "pseudonym": "p-5ca1ab1e", "reason": "no answer came"}
+    _, text = written(tmp_path, sample() | {"refused": [told], "silent": [silent]})
+    page = Page(text).text
+    assert "p-0badcafe, asked for train.probe: its margins <b>are</b> no numbers" in page
+    assert "p-5ca1ab1e: no answer came" in page
+    assert "<b>are</b>" not in text
+    assert "not used" not in usual[2].text
+
+
 def test_the_first_lines_say_who_withdrew_and_how_much_was_erased(usual):
     _, _, page = usual
     assert "Two of 24 patients withdrew." in page.text
