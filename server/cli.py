@@ -162,8 +162,9 @@ def _of_days(home: Path, patient: str, since: str | None, until: str | None) -> 
     first = None if since is None else day(since, option="--from")
     last = None if until is None else day(until, option="--until")
     with _registry(home) as registry:
-        held = [row.id for row in registry.records(patient, consented_only=False)]
-    return between(days_of(Workspace.open(home).data, patient, held), since=first, until=last)
+        who = registry.patient(patient)
+        held = [row.id for row in registry.records(who.id, consented_only=False)]
+    return between(days_of(Workspace.open(home), who, held), since=first, until=last)
 
 
 def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: bool, as_json: bool) -> None:

@@ -48,6 +48,15 @@ def extend_feed(
     _write(path, feed, [*feed["records"], *new])
 
 
+def recorded_at(workspace: Workspace, slot: int) -> dict[str, str]:
+    """Return when each record of a feed was recorded, as far as its folder's tables said; nothing where it is gone."""
+    try:
+        entries = json.loads(workspace.feed(slot).read_text())["records"]
+        return {str(entry["id"]): str(entry["recorded_at"]) for entry in entries if entry["recorded_at"]}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
 def _write(path: Path, about: Mapping[str, Any], entries: Iterable[dict[str, Any]]) -> None:
     in_time = sorted(entries, key=lambda entry: (entry["recorded_at"], len(entry["id"]), entry["id"]))
     feed = {**about, "records": in_time}

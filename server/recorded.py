@@ -1,13 +1,15 @@
 """Which of a patient's records were recorded between two days: what a withdrawal of a date range means.
 
-The registry keeps no dates; the data folder's tables do.
+The registry keeps no dates; the feeds of devices do, and the data folder's tables.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from pathlib import Path
 
+from server.feeds import recorded_at
+from server.rows import Patient
+from server.workspace import Workspace
 from shared.errors import UsageError
 from shared.ptbxl import index
 
@@ -24,19 +26,21 @@ def day(text: str, *, option: str) -> date:
     raise UsageError(f"{option} is {text!r}, expected a day such as 1990-12-31")
 
 
-def days_of(data: Path, patient: str, held: Sequence[str]) -> dict[str, date]:
-    """Return the day of each record that a patient holds, by the tables of the folder it was enrolled from.
+def days_of(workspace: Workspace, patient: Patient, held: Sequence[str]) -> dict[str, date]:
+    """Return the day of each record that a patient holds, from whatever folder it came.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the data folder is needed and cannot be read.
         UsageError: nobody can tell of a record.
     """
-    told = {record.id: record.recorded_at for record in index(data).records}
+    told = {} if patient.slot is None else recorded_at(workspace, patient.slot)
+    if not set(held) <= told.keys():  # no device, or a feed that is gone
+        told = {record.id: record.recorded_at for record in index(workspace.data).records} | told
     days = {record: _recorded(told.get(record, "")) for record in held}
     if undated := [record for record, on in days.items() if on is None]:
         raise UsageError(
-            f"patient {patient}: nobody can tell when {', '.join(undated)} was recorded, so that no range of days is "
-            "sure to be all of what is meant; name records with --record, or withdraw everything"
+            f"patient {patient.id}: nobody can tell when {', '.join(undated)} was recorded, so that no range of days "
+            "is sure to be all of what is meant; name records with --record, or withdraw everything"
         )
     return {record: on for record, on in days.items() if on is not None}
 

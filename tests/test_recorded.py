@@ -1,6 +1,5 @@
 """A withdrawal of a range of days: what was recorded on them, nothing else, and nothing where nobody can tell."""
 
-import csv
 import json
 from datetime import date, datetime
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from server.recorded import between, days_of
+from server.workspace import MANIFEST
 from shared.errors import UsageError
 from shared.ptbxl import index
 from simulations.cli import app
@@ -67,23 +67,30 @@ def test_days_that_are_none_or_match_nothing_are_refused_and_change_nothing(flee
     assert fleet.registry.patient(patient[0]).status == "active"
 
 
-def test_a_record_without_a_day_may_be_meant_and_is_asked_about(tmp_path, patient, fleet):
+def test_days_of_records_from_another_folder_are_known_and_the_folder_need_not_be_there(fleet, patient, tmp_path):
     who, days = patient
-    source = fleet.workspace.data
-    for name in ("ptbxl_database.csv", "scp_statements.csv"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    table = tmp_path / "ptbxl_database.csv"
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    manifest = fleet.workspace.home / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data": str(tmp_path / "unplugged")}))
+    told = json.loads(asked(fleet, who, "--until", str(min(days.values()))).stdout)
+    assert told["event"]["records"] == [next(iter(days))]
+
+
+def test_a_record_without_a_day_may_be_meant_and_is_asked_about(fleet, patient):
+    who, days = patient
     undated = next(iter(days))
-    for row in rows:
-        row["recording_date"] = "" if row["ecg_id"] == undated else row["recording_date"]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    with pytest.raises(UsageError, match=f"nobody can tell when {undated} was recorded.*--record"):
-        days_of(tmp_path, who, list(days))
+    slot = fleet.registry.patient(who).slot
+    feed = json.loads(fleet.workspace.feed(slot).read_text())
+    for entry in feed["records"]:
+        entry["recorded_at"] = "" if entry["id"] == undated else entry["recorded_at"]
+    fleet.workspace.feed(slot).write_text(json.dumps(feed))
+    asked(fleet, who, "--until", str(days[undated]))  # the data folder's table knows
+    assert {row.id for row in fleet.registry.records(who)} == set(days) - {undated}
+
+
+def test_a_record_of_which_nobody_knows_the_day_is_asked_about(fleet, patient):
+    who, days = patient
+    with pytest.raises(UsageError, match="nobody can tell when 99 was recorded.*--record"):
+        days_of(fleet.workspace, fleet.registry.patient(who), [*days, "99"])
 
 
 @given(st.lists(DAYS, min_size=1, max_size=6), st.none() | DAYS, st.none() | DAYS)
