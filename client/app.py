@@ -48,7 +48,11 @@ def whoami(message: Message, context: Context) -> Message:
     store = place.store()
     with suppress(OSError):
         renew(store)
-    identity = Identity(place.slot, pseudonym, store.package, store.state.model, code_version(), store.package_in_use)
+    identity = Identity(
+        *(place.slot, pseudonym, store.package, store.state.model, code_version()),
+        in_use=store.package_in_use,
+        recordings=len(store.record_ids()),
+    )
     return Message(write(identity), reply_to=message)
 
 

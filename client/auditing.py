@@ -21,6 +21,7 @@ from shared.model import digest, model_digest
 from shared.notice import WithdrawnError
 from shared.package import MODEL, PUBLIC, TEMPLATE
 from shared.personalisation import personalise
+from shared.settings import LEAST_CONTROLS
 from shared.shadows import Shadows, read_arms
 from shared.unlearning import METHODS
 
@@ -49,6 +50,8 @@ def audit(store: Store, request: AuditRequest, *, slot: int) -> AuditReply:
         withdrawal = prepare(store, request, named(store, request))
         if not withdrawal.learnt_from:
             return refused("the personal model was made of no segment that is withdrawn")
+        if (controls := len(withdrawal.case.public.control)) < LEAST_CONTROLS:  # control patients withdraw, too
+            return refused(f"{controls} control segments came with the general model, and it takes {LEAST_CONTROLS}")
         used = kept(store, request)
         with suppress(WithdrawnError), store.notice.heeded(used):
             arms = _arms(withdrawal, request)

@@ -6,7 +6,6 @@ What a phase does stands in `server/phases.py`; what is made of the answers, in 
 
 import time
 import traceback
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from server import corpus_jobs, phases, results, roll_call
 from server.corpus import open_corpus
 from server.forgotten import unname
 from server.general import PUBLIC_ROLES, Trained, is_stale, train_while_consented
+from server.personalising import personalise
 from server.pictures import withhold
 from server.progress import Progress
 from server.registry import Registry
-from server.revocation import public_keys
 from server.rows import DUE, HOSPITAL
 from server.run import Run
 from server.withdrawals import awaits, unlearn
@@ -29,8 +28,8 @@ from server.workspace import Workspace
 from shared.errors import DataError, LetheError, RunError, UsageError, code_of, plainly
 from shared.fields import safe_name
 from shared.files import sweep
-from shared.messages import WHOAMI, PersonaliseReply
-from shared.package import Package, load_general
+from shared.messages import WHOAMI
+from shared.package import load_general
 from shared.settings import Settings
 from shared.version import code_version
 
@@ -112,6 +111,22 @@ def meet(run: Run) -> None:
     for slot in set(run.devices) - set(slots):
         run.refuse(slot, WHOAMI, DataError(f"it says it is device {slot}, and no patient wears one of this number"))
         del run.devices[slot]
+    _see_who_returned(run)
+
+
+def _see_who_returned(run: Run) -> None:
+    """Find the devices that have something although all that their patients ever gave is certified as forgotten."""
+    general = {model.digest for model in run.registry.models() if model.kind == "general"}
+    due = {job.slot for job in run.registry.jobs(DUE)}
+    for patient in run.registry.patients("wearable"):
+        if patient.status != "withdrawn" or patient.slot in due or patient.slot not in run.devices:
+            continue
+        _, identity = run.devices[patient.slot]
+        if identity.recordings or identity.personal not in {"", *general}:
+            run.returned.add(patient.slot)
+            seen = f"it has {identity.recordings} recordings, and its model is {identity.personal[:12] or 'none'}"
+            told = f"all of its patient is forgotten, and {seen}: an older state was put back; it is told to erase that"
+            run.refuse(patient.slot, WHOAMI, DataError(told))
 
 
 def refresh(run: Run) -> Trained:
@@ -144,73 +159,6 @@ def _train(run: Run, withdrawals: int) -> Trained | None:
     corpus_jobs.dispatch(run)
     with run.progress.phase("general") as tell:
         return train_while_consented(run.workspace, run.registry, run.settings, tell=tell, withdrawals=withdrawals)
-
-
-def personalise(run: Run, trained: Trained, withdrawals: int) -> bool:
-    """Have every device make its personal model of what its patient consents to; of nothing, it makes none.
-
-    Args:
-        run: whose devices and registry.
-        trained: the general model, whose package is sent.
-        withdrawals: how often public records had been withdrawn before it was made; after once more, it is not sent any
-            further.
-
-    Returns:
-        Whether a device was passed over, or stopped, because it is to forget first or the general model is to be made
-        again.
-    """
-    package = Package.open(run.workspace.models / trained.digest)
-    owners = {patient.slot: patient.id for patient in run.registry.patients("wearable") if patient.slot is not None}
-    passed_over = set()
-
-    def consented(slot: int) -> list[str] | None:
-        if awaits(run, owners[slot]) or run.registry.withdrawals(PUBLIC_ROLES) > withdrawals:
-            passed_over.add(slot)
-            return None
-        return [row.id for row in run.registry.records(owners[slot])]
-
-    with run.progress.phase("personalise") as tell:
-        found = phases.personalise(
-            run.grid,
-            run.devices,
-            owners,
-            consented,
-            package,
-            run.settings,
-            hospital=public_keys(run.workspace.keys),
-            run=run.name,
-            answer_s=run.answer_s,
-            tell=tell,
-            refuse=run.refuse,
-        )
-    stopped = {slot for slot, reply in found.items() if reply.status != "ok" and awaits(run, owners[slot])}
-    found = {slot: reply for slot, reply in found.items() if slot not in stopped}
-    run.personal |= found
-    for slot, reply in found.items():
-        if reply.status == "ok" or reply.personal == trained.digest:  # also who serves the general model alone
-            node, identity = run.devices[slot]
-            run.devices[slot] = node, replace(identity, package=package.fingerprint, in_use=package.fingerprint)
-        if reply.personal:
-            _enter_model(run, trained, owners[slot], reply)
-    return bool(passed_over | stopped)
-
-
-def _enter_model(run: Run, trained: Trained, patient: str, reply: PersonaliseReply) -> None:
-    """Enter the model that a device now has in use."""
-    if reply.accepted:
-        lineage = {"settings": vars(run.settings.personalisation), "code": code_version()}
-        run.registry.add_model(reply.personal, kind="personal", parent=trained.digest, slot=reply.slot, lineage=lineage)
-    run.registry.record_device(
-        reply.slot,
-        patient=patient,
-        general=trained.digest,
-        personal=reply.personal,
-        bundle=reply.bundle,
-        accepted=reply.accepted,
-        own=reply.own_personal,
-        others=reply.others_personal,
-        seconds=reply.seconds,
-    )
 
 
 def probe(run: Run) -> None:

@@ -177,7 +177,7 @@ def device_table(devices: Sequence[DeviceRow], pseudonyms: Mapping[str, str]) ->
     table = _table("slot>", "pseudonym", "general", "personal", "own>", "others>", "serves", "told")
     for one in devices[:MOST_ROWS]:
         digests = ((one.general or "–")[:7], (one.personal or "–")[:7])
-        model = _styled("personal" if one.accepted else "general")
+        model = _styled("personal" if one.accepted else "general") if one.personal else "–"
         accuracy = (_share(one.own), _share(one.others))
         _add(table, str(one.slot), pseudonyms[one.patient], *digests, *accuracy, model, _when(one.updated_at))
     return _with_rest(table, total=len(devices), none="No device has told anything yet; `lethe run` asks them.")

@@ -23,12 +23,12 @@ from shared.inference import (
     tpr_at,
 )
 from shared.membership import SCORES, Arm, Readout, Scored
+from shared.settings import LEAST_CONTROLS
 
 NEVER = "never"
 NOTHING = "nothing"
 CONTROL = "control"
 PRIMARY = "margin"  # fixed before the data
-LEAST_CONTROLS = 10  # segments, one record's; RMIA counts the share of them that a copy outdoes
 MOST = 1e6  # in magnitude, of a reading: beyond, squares and exponentials are no numbers any more
 
 
@@ -64,7 +64,7 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
             if group == CONTROL and segments < LEAST_CONTROLS:
                 raise AuditError(
                     f"job {reply.job}, device {slot}: {segments} control segments, expected {LEAST_CONTROLS} or more; "
-                    "enrol more control patients, or raise probe.control_segments"
+                    "a device that has fewer compares no copies"
                 )
 
 

@@ -28,6 +28,10 @@ class Corpus:
     control: Rows
 
 
+class NothingToLearnError(DataError):
+    """Too few records of the corpus may be used."""
+
+
 def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) -> Corpus:
     """Open the signals of consented corpus and control patients, and of nobody else.
 
@@ -35,7 +39,8 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
     no longer list.
 
     Raises:
-        DataError: too few records to train on.
+        NothingToLearnError: too few records to train on.
+        DataError: the data cannot be read.
         UsageError: the patients were enrolled under other settings.
     """
     refuse_other(settings, registry)
@@ -52,7 +57,11 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
     held = _validation_patients([signals.records[row] for row in corpus], settings.general)
     is_held = np.array([signals.records[row].patient in held for row in corpus], dtype=bool)
     if len(corpus) < 2 or not (~is_held).any():
-        raise DataError(f"the corpus has {len(corpus)} usable records, expected at least 2; enrol more data")
+        raise NothingToLearnError(
+            f"the corpus has {len(corpus)} usable records that consent allows, expected at least 2 of two patients; no "
+            "general model is made of less, and who is in the corpus is chosen once: take more patients into a new "
+            "workspace with `lethe init`"
+        )
     return Corpus(signals, corpus[~is_held], corpus[is_held], np.flatnonzero(role == "control"))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.corpus import Corpus, open_corpus, segments_of
+from server.corpus import Corpus, NothingToLearnError, open_corpus, segments_of
 from server.crops import Rows
 from server.learning import Tell, fit_general
 from server.registry import GENERAL, Registry
@@ -108,9 +108,18 @@ def train_general(
         registry: which records may be used; the model is entered there.
         settings: what to train and which public segments go with it.
         tell: told epochs done and in all.
+
+    Raises:
+        NothingToLearnError: too few records may be used; no model that was made of more is kept.
+        DataError: the data cannot be read.
     """
     withdrawn = {role: registry.withdrawn([role]) for role in PUBLIC_ROLES}
-    corpus = open_corpus(workspace, registry, settings)
+    try:
+        corpus = open_corpus(workspace, registry, settings)
+    except NothingToLearnError:  # what was made of the others' records goes all the same
+        keep_only(workspace.models, {"data": "", "key": ""})
+        shutil.rmtree(workspace.slices, ignore_errors=True)
+        raise
     lineage = lineage_of(corpus.signals, settings)
     known = keep_only(workspace.models, lineage)
     if known is not None:

@@ -191,8 +191,18 @@ class Inventory:
             told = schema.adding(connection, schema.devices).values(values)
             connection.execute(told.on_conflict_do_update(index_elements=["slot"], set_=values))
 
+    def note_sending(self, slot: int, *, patient: str, general: str) -> None:
+        """Keep that a device is being sent a general model: it may have it, though it never tells.
+
+        What a device has told before stays.
+        """
+        values = {"slot": slot, "patient": patient, "general": general, "accepted": False, "seconds": 0.0}
+        with self._writing() as connection:
+            row = schema.adding(connection, schema.devices).values(values | {"updated_at": self._clock()})
+            connection.execute(row.on_conflict_do_nothing())
+
     def devices(self) -> list[DeviceRow]:
-        """Return what every device last told, by slot."""
+        """Return what every device last told, by slot; of one that was sent a model and never answered, only that."""
         with self._reading() as connection:
             rows = connection.execute(sa.select(schema.devices).order_by(schema.devices.c.slot))
             return [DeviceRow(**row) for row in rows.mappings()]

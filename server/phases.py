@@ -1,6 +1,6 @@
 """One function a phase of a run; each takes a Flower grid and returns what the devices answered.
 
-Nothing here touches the registry or a file: `server/app.py` decides what is due and enters what came of it.
+Nothing here touches the registry or a file: who calls decides what is due and enters what came of it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -43,6 +43,8 @@ def personalise(
     devices: Devices,
     slots: Iterable[int],
     consented: Callable[[int], Sequence[str] | None],
+    sending: Callable[[int], None],
+    returned: Collection[int],
     package: Package,
     settings: Settings,
     *,
@@ -56,8 +58,9 @@ def personalise(
 
     Consent is read when a request is sent, not when the phase begins: waves may be minutes apart. Where it names
     None the device is passed over. A device without a consented record gets a new version of the general model, to
-    serve it in place of an older one; it is not asked when it has this version, or never had any. `hospital` are the
-    public keys, in PEM, that a device verifies revocations with.
+    serve it in place of an older one; it is not asked when it has this version, or never had any, unless it `returned`
+    with what was forgotten. `sending` is told the slot before a package goes out. `hospital` are the public keys, in
+    PEM, that a device verifies revocations with.
     """
     asked: dict[int, int] = {}
 
@@ -66,14 +69,17 @@ def personalise(
 
     def request(slot: int) -> RecordDict | None:
         named, identity = consented(slot), devices[slot][1]
-        if named is None or (not named and identity.package in ("", package.fingerprint)):
+        if named is None or not (named or slot in returned or identity.package not in ("", package.fingerprint)):
             return None
         records = tuple(named)
         asked[slot] = len(records)
         wanted = PersonaliseRequest(
             run, package.digest, package.fingerprint, records, settings.personalisation, hospital
         )
-        return write(wanted, blobs={} if identity.package == package.fingerprint else package.blobs())
+        if identity.package == package.fingerprint:
+            return write(wanted)
+        sending(slot)
+        return write(wanted, blobs=package.blobs())
 
     requests = {slot: partial(request, slot) for slot in slots if slot in devices}
     return ask_slots(

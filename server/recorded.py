@@ -35,7 +35,8 @@ def days_of(workspace: Workspace, patient: Patient, held: Sequence[str]) -> dict
     """
     told = {} if patient.slot is None else recorded_at(workspace, patient.slot)
     if not set(held) <= told.keys():  # no device, or a feed that is gone
-        told = {record.id: record.recorded_at for record in index(workspace.data).records} | told
+        own = (record for record in index(workspace.data).records if record.patient == patient.id)
+        told = {record.id: record.recorded_at for record in own} | told
     days = {record: _recorded(told.get(record, "")) for record in held}
     if undated := [record for record, on in days.items() if on is None]:
         raise UsageError(

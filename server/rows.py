@@ -135,7 +135,10 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """What a device last told; `own` and `others` are accuracies of its personal model."""
+    """What a device last told; `own` and `others` are accuracies of its personal model.
+
+    One that was sent a general model and has not answered yet has no `personal`.
+    """
 
     slot: int
     patient: str

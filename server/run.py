@@ -62,6 +62,7 @@ class Run:
         personal, probes: what the devices answered, by slot.
         withdrawals: what was acknowledged, by job.
         tried: jobs that were taken up, whatever came of it.
+        returned: slots of devices that have what was forgotten: an older state was put back, and is to be erased.
         refusals: the answers that were not used, and the errors that came in place of answers.
     """
 
@@ -76,6 +77,7 @@ class Run:
     probes: dict[int, ProbeReply] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
+    returned: set[int] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
     answer_s: float = phases.ANSWER_S
     nodes: int = 0

@@ -57,6 +57,7 @@ class Identity:
         personal: digest of the model in use, "" for none.
         in_use: fingerprint of the package that the model in use was made of, "" for none; the older of two, where
             the device was stopped between receiving a version and using it.
+        recordings: how many records lie on its disk.
     """
 
     slot: Count
@@ -65,6 +66,7 @@ class Identity:
     personal: MaybeDigest
     code: Words
     in_use: MaybeDigest = ""
+    recordings: Count = 0
 
 
 @payload

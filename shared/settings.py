@@ -98,7 +98,7 @@ class Probe:
     """The paper's FGSM probe (equations 1 and 5 to 8)."""
 
     epsilons_sd: str = "0,0.01,0.02,0.05,0.1,0.2"  # in standard deviations of each lead
-    control_segments: int = 120  # of patients whom no model ever sees
+    control_segments: int = 120  # of patients whom no model ever sees; a comparison of copies takes LEAST_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class Streaming:
     most_mv: float = 50.0  # and where one moves more, microvolts
 
 
+LEAST_CONTROLS = 10  # segments, one record's; RMIA counts the share of them that a copy outdoes
 MOST_SEED = 2**32 - 1  # what NumPy's old generators take, and PyTorch's too
 
 
@@ -188,7 +189,7 @@ _RANGES = {
     "unlearning.epochs": _COUNT,
     "unlearning.generator_groups": _COUNT,
     "unlearning.generator_batch_size": _Range(least=2),
-    "probe.control_segments": _COUNT,
+    "probe.control_segments": _Range(least=LEAST_CONTROLS),
     "audit.deadline_days": _COUNT,
     "audit.valid_days": _COUNT,
     "audit.seed": _SEED,

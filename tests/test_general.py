@@ -53,7 +53,7 @@ def test_a_withdrawn_record_is_not_opened(fleet, role):
 def test_too_little_to_train_on_is_said(fleet):
     for patient in fleet.registry.patients("corpus"):
         fleet.registry.withdraw(patient.id)
-    with pytest.raises(DataError, match="0 usable records, expected at least 2; enrol more data"):
+    with pytest.raises(DataError, match="0 usable records that consent allows, expected at least 2"):
         open_corpus(fleet.workspace, fleet.registry, fleet.settings)
 
 

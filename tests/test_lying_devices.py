@@ -109,7 +109,16 @@ def ask(kind: str, lie: Callable[[Message, Any], Message], *, white_box: bool = 
         return Said({slot: identity for slot, (_, identity) in found.items()}, refused)
     if kind == PERSONALISE:
         heard: Mapping[int, Any] = phases.personalise(
-            grid, devices, range(3), lambda slot: [f"{slot}1", f"{slot}2"], PACKAGE, SETTINGS, hospital="", **told
+            grid,
+            devices,
+            range(3),
+            lambda slot: [f"{slot}1", f"{slot}2"],
+            lambda _: None,
+            (),
+            PACKAGE,
+            SETTINGS,
+            hospital="",
+            **told,
         )
         return Said(heard, refused)
     if kind == PROBE:

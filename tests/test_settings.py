@@ -117,7 +117,7 @@ def test_nothing_is_converted_silently(name, value):
         ("personalisation.budget", [0.0, 1.0], [-0.01, 1.01]),
         ("personalisation.held_out", [0.01, 0.99], [0.0, 1.0]),
         ("unlearning.epochs", [1], [0]),
-        ("probe.control_segments", [1], [0]),
+        ("probe.control_segments", [10], [0, 9]),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_what_was_seen_and_expected(name, allowed, refused):
