@@ -6,6 +6,7 @@ records. Who is handed the certificate learns it from the run that issued it, on
 """
 
 import json
+import random
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -44,8 +45,8 @@ def without_names(result: Any, slots: Collection[int]) -> bool:
         else []
     )
     rows = [row for part in parts for row in part if row.get("slot") in slots]
-    numbers = {slot: number for number, slot in enumerate(dict.fromkeys(row["slot"] for row in rows), start=1)}
     taken = sum(str(row.get("pseudonym", "")).startswith(NOBODY) for part in parts for row in part)
+    numbers = {slot: number for number, slot in enumerate(_drawn({row["slot"] for row in rows}), start=1)}
     for row in rows:
         row["pseudonym"] = f"{NOBODY} {taken + numbers[row['slot']]}"
         row["slot"] = None
@@ -55,7 +56,14 @@ def without_names(result: Any, slots: Collection[int]) -> bool:
         else:
             quoted = ("reason",) if "asked" in row else ()  # it may quote a name that the device gave
             row |= {name: "" for name in ("personal", "bundle", *quoted) if name in row}
+    for part in parts if rows else []:  # where a row stood among those by slot would say whose it was
+        part.sort(key=lambda row: (row["slot"] is None, row["pseudonym"] if row["slot"] is None else ""))
     return bool(rows)
+
+
+def _drawn(slots: Collection[int]) -> list[int]:
+    """Return slots in an order that nobody can guess."""
+    return random.SystemRandom().sample(sorted(slots), len(slots))
 
 
 def without_public_names(result: Any, pseudonyms: Collection[str]) -> bool:

@@ -25,11 +25,7 @@ from shared.errors import AuditError
 SALT_BYTES = 32
 DESTROYED = bytes(SALT_BYTES)
 STEP_KINDS: Mapping[State, EntryKind] = {"AUDITED": "verdict", "CERTIFIED": "certificate"}  # the others are "job"
-KEPT = (
-    "method",
-    "segments_erased",
-    "erased",
-)  # of a forgotten patient's jobs: nothing that an entry says in the same words
+KEPT = ("method",)  # of a forgotten patient's jobs: nothing that an entry says in the same words
 UNSWEPT = "unswept"  # in `meta`: a salt was destroyed, and the database may still have it where nobody looks
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(T[0-9:.]+(Z|[+-]\d\d:\d\d)?)?")
@@ -238,8 +234,9 @@ def _seen(entry: Entry, body: Mapping[str, Any]) -> str:
 def forget(connection: Connection, patient: str) -> None:
     """Make the entries about a patient nobody's.
 
-    Beside the salt go what this file knows in the same words as an entry: digests, the figures of the audit, the order
-    and the time of day of requests. Who the patient is, and of what consent was taken back, stays known.
+    Beside the salt goes what this file knows in the same words as an entry or a run's result: digests, figures and
+    seconds, how much was erased, the order and the time of day of requests. Who the patient is, and of what consent was
+    taken back, stays known.
     """
     people, salts, jobs, devices, models = (
         schema.patients,
@@ -255,7 +252,7 @@ def forget(connection: Connection, patient: str) -> None:
         values = {"requested_at": _day(jobs.c.requested_at), "updated_at": _day(jobs.c.updated_at)}
         connection.execute(sa.update(jobs).where(jobs.c.id == row.id).values(**values, detail=kept, seq=None))
     told = sa.update(devices).where(devices.c.patient == patient)
-    connection.execute(told.values(updated_at=_day(devices.c.updated_at)))
+    connection.execute(told.values(updated_at=_day(devices.c.updated_at), own=None, others=None, seconds=0.0))
     worn = sa.select(people.c.slot).where(people.c.id == patient).scalar_subquery()
     connection.execute(sa.delete(models).where(models.c.kind == "personal", models.c.slot == worn))
     schema.note(connection, UNSWEPT, secrets.token_hex(8))  # another one than before: who sweeps now is too early

@@ -3,6 +3,8 @@
 How they are asked is `server/phases.py`'s; what a device does, `client/device.py`'s.
 """
 
+import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 from server import phases
@@ -58,16 +60,22 @@ def personalise(run: Run, trained: Trained, withdrawals: int) -> bool:
             refuse=run.refuse,
         )
     stopped = {slot for slot, reply in found.items() if reply.status != "ok" and awaits(run, owners[slot])}
-    found = {slot: reply for slot, reply in found.items() if slot not in stopped}
+    _enter(run, trained, package, {slot: reply for slot, reply in found.items() if slot not in stopped}, owners)
+    return bool(passed_over | stopped)
+
+
+def _enter(
+    run: Run, trained: Trained, package: Package, found: Mapping[int, PersonaliseReply], owners: Mapping[int, str]
+) -> None:
+    """Enter what devices now have, in an order that is drawn: the ledger's must not tell whose an entry is."""
     run.personal |= found
     run.returned -= found.keys()
-    for slot, reply in found.items():
+    for slot, reply in random.SystemRandom().sample(sorted(found.items()), len(found)):
         if reply.status == "ok" or reply.personal == trained.digest:  # also who serves the general model alone
             node, identity = run.devices[slot]
             run.devices[slot] = node, replace(identity, package=package.fingerprint, in_use=package.fingerprint)
         if reply.personal:
             _enter_model(run, trained, owners[slot], reply)
-    return bool(passed_over | stopped)
 
 
 def _enter_model(run: Run, trained: Trained, patient: str, reply: PersonaliseReply) -> None:

@@ -1,12 +1,13 @@
 """Once everything of a patient is certified as forgotten, nothing that is kept says which certificate was for whom."""
 
 import json
+import random
 
 import pytest
 from fleet import Fleet, copied, holding
 from typer.testing import CliRunner
 
-from server import evidence
+from server import evidence, personalising
 from server.forgotten import without_names
 from server.report import build
 from shared.errors import UsageError
@@ -76,12 +77,33 @@ def test_their_rows_have_no_device_no_record_and_no_digest_that_an_earlier_run_t
     assert set(files) == {"recordings/…"}
 
 
+def test_nothing_beside_their_names_leads_to_a_certificate_by_a_number_or_by_where_it_stands(after):
+    fleet, forgotten, third, _ = after
+    gone = {patient.slot for patient in forgotten}
+    told = [row for row in fleet.registry.devices() if row.slot in gone]
+    assert [(row.own, row.others, row.seconds) for row in told] == [(None, None, 0.0)] * 2
+    assert {name for job in fleet.registry.jobs() if job.slot in gone for name in job.detail} == {"method"}
+    assert any(row.seconds for row in fleet.registry.devices() if row.slot == third.slot)
+    for result in results(fleet):
+        for part in ("personal", "withdrawals", "silent", "refused"):
+            unnamed = [row["slot"] is None for row in result[part]]
+            assert unnamed == sorted(unnamed)
+
+
+def test_models_are_entered_in_an_order_that_is_drawn_and_not_the_devices(new_fleet, monkeypatch):
+    monkeypatch.setattr(personalising.random, "SystemRandom", lambda: random.Random(1))
+    new_fleet.run()
+    slots = {new_fleet.registry.subject(patient.id): patient.slot for patient in new_fleet.wearers()}
+    entered = [slots[entry.subject] for entry in new_fleet.registry.ledger() if entry.kind == "model" and entry.subject]
+    assert entered == random.Random(1).sample(range(4), 4) != sorted(entered)
+
+
 def test_the_pages_are_built_again_and_say_that_nobody_knows_whose_it_was(after):
     fleet, _, third, _ = after
     pages = [path.read_text() for path in sorted(fleet.workspace.reports.glob("*/report.html"))]
     assert len(pages) == 3
     assert "forgotten 1" in pages[-1]
-    assert "Whose it was is kept nowhere any more." in pages[-1]
+    assert "The hospital has kept no name that leads from here to the patient." in pages[-1]
     assert third.pseudonym in pages[-1]
 
 

@@ -1,4 +1,4 @@
-"""A model that a device never told of, a folder that is put back as it was, and what is done where too little is left."""
+"""A model that a device never told of, a folder that is put back as it was, and what is done where little is left."""
 
 import shutil
 
