@@ -347,7 +347,7 @@ def test_new_records_of_who_must_first_be_forgotten_are_refused(grown):
     fleet, data, who = grown
     feed = fleet.workspace.feed(fleet.registry.patient(who).slot).read_bytes()
     fleet.registry.withdraw(who)
-    with pytest.raises(ConsentError, match="forgotten before it is given again"):
+    with pytest.raises(ConsentError, match="forgotten, and certified, before it is given again"):
         add_records(fleet.workspace, who, data=data, tell=lambda _: None)
     assert fleet.workspace.feed(fleet.registry.patient(who).slot).read_bytes() == feed
     assert fleet.registry.records(who) == []

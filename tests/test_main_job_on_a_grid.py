@@ -186,7 +186,7 @@ def test_the_acknowledgement_says_what_was_erased(fleet):
     records, before = fleet.records(patient), fleet.store(patient).state
     fleet.registry.withdraw(patient.id)
     run = fleet.run()
-    ((job, reply),) = run.unlearned
+    ((_, reply),) = run.unlearned
     assert reply.segments_erased == 10 * len(records)
     names = {file.name for file in reply.erased}
     replaced = {"model.safetensors", "bundle.onnx", "bundle.json"}
