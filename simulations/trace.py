@@ -1,27 +1,28 @@
 """Where data of one patient still lie in a workspace: looked up on the disk and in the registry, nothing changed.
 
-A simulation's devices are folders here, and are looked into; of a device elsewhere only its own hospital's records
-tell. What was copied out of the workspace (backups, certificates handed out, printed pages) nobody can see from here.
+What devices hold is `simulations/trace_devices.py`'s. What was copied out of the workspace (backups, certificates
+handed out, printed pages) nobody can see from here.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from server.certificate import path_of
 from server.holdings import public_files
 from server.registry import Registry
-from server.rows import UNFORGOTTEN, Patient, counted
+from server.rows import UNFORGOTTEN, counted
 from server.workspace import Workspace
 from shared.notice import FOLDER
 from shared.revocation import list_path
+from simulations.trace_devices import other_devices, own_device
+from simulations.traced import UNREADABLE, Holding, Known, ids_in, known, read_json
 
 NEXT_TRAINING = "once withdrawn, with the next training"
+UNDRAWN = "once withdrawn, with the next run"
 WHERE = {"model": "models", "signals": "cache", "slice": "slices"}
 WHAT = {
     "model": "a general model, made of them or sent along with them",
@@ -30,84 +31,30 @@ WHAT = {
 }
 
 
-@dataclass(frozen=True)
-class Holding:
-    """One place that holds something of the patient's.
-
-    Attributes:
-        where: a path in the workspace, or "registry", or the data folder.
-        what: what lies there, in words.
-        records: of which records; empty where it is of the patient and no record.
-        until: what makes it go.
-    """
-
-    where: str
-    what: str
-    records: tuple[str, ...]
-    until: str
-
-
-@dataclass(frozen=True)
-class Known:
-    """The patient and the ids of all records, withdrawn or not."""
-
-    who: Patient
-    held: tuple[str, ...]
-
-    def among(self, records: Iterable[str] | None) -> tuple[str, ...]:
-        """Return which of the patient's records are among these; all, where nobody can tell which these are."""
-        if records is None:
-            return self.held
-        there = set(records)
-        return tuple(record for record in self.held if record in there)
-
-
 def trace(workspace: Workspace, registry: Registry, patient: str) -> list[Holding]:
     """Return all places that hold something of a patient's, from the waveforms to the names.
 
     Raises:
         UsageError: there is no such patient.
     """
-    known = _known(registry, patient)
-    places = [*_in_registry(workspace, registry, known), *_reports(workspace, known)]
-    if known.who.slot is None:
-        return [*_public(workspace, registry, known), *places]
-    return [*_device(workspace, known.who.slot), *_word(workspace, known.who.slot), *places]
+    about = known(registry, patient)
+    places = [*_in_registry(workspace, registry, about), *_reports(workspace, about)]
+    if (slot := about.who.slot) is None:
+        return [*_public(workspace, registry, about), *other_devices(workspace, registry, about), *places]
+    return [*own_device(workspace, registry, about, slot), *_word(workspace, about, slot), *places]
 
 
-def _known(registry: Registry, patient: str) -> Known:
-    rows = registry.records(patient, consented_only=False)
-    return Known(registry.patient(patient), tuple(row.id for row in rows))
-
-
-def _device(workspace: Workspace, slot: int) -> Iterator[Holding]:
-    folder = workspace.devices / str(slot)
-    forgets, name = "once withdrawn and forgotten", folder.relative_to(workspace.home)
-    if recordings := tuple(sorted(path.stem for path in (folder / "recordings").glob("*.npz"))):
-        yield Holding(f"{name}/recordings", "waveforms and labels", recordings, forgets)
-    state = _json(folder / "state.json")
-    made_of = tuple(str(record) for record in state.get("records", ()))
-    if made_of:
-        yield Holding(f"{name}/model.safetensors", "the personal model, learnt from them", made_of, forgets)
-        yield Holding(f"{name}/bundle.onnx", "the same model, as the wearable runs it", made_of, forgets)
-    for path in sorted((folder / "answers").glob("*.json")):
-        yield Holding(
-            f"{name}/answers/{path.name}",
-            "what the device answered to a withdrawal",
-            (),
-            "kept: digests and names of files",
-        )
-
-
-def _word(workspace: Workspace, slot: int) -> Iterator[Holding]:
+def _word(workspace: Workspace, known: Known, slot: int) -> Iterator[Holding]:
     for path in (workspace.home / FOLDER / str(slot), list_path(workspace.home, slot)):
         if path.exists() and path.stat().st_size:
             where = str(path.relative_to(workspace.home))
             yield Holding(where, "ids of withdrawn records, for the device to stop at", (), "kept, so that it does")
     feed = workspace.feed(slot)
     if feed.exists():
-        found = tuple(str(entry["id"]) for entry in _json(feed).get("records", ()))
-        yield Holding(f"feeds/{feed.name}", "what the simulated sensor records: ids, no waveforms", found, "kept")
+        found = ids_in(read_json(feed))
+        what = "what the simulated sensor records: ids, no waveforms"
+        what = f"{what}; {UNREADABLE}" if found is None else what
+        yield Holding(f"feeds/{feed.name}", what, known.held if found is None else found, "kept")
 
 
 def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
@@ -127,9 +74,10 @@ def _public(workspace: Workspace, registry: Registry, known: Known) -> Iterator[
 def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iterator[Holding]:
     ids = "id, pseudonym, record ids and sha256; no waveform"
     yield Holding("registry", ids, known.held, "kept, so that nobody enrols what was withdrawn")
-    for job in registry.jobs():
-        if job.patient != known.who.id:
-            continue
+    for path in sorted(workspace.home.glob("registry.db.version-*")):
+        what = "the registry as it was before an upgrade: ids, record ids and the salt of whom was enrolled by then"
+        yield Holding(path.name, what, known.held, "when you remove it: all is well with the upgraded one")
+    for job in known.jobs:
         due = "once all is forgotten" if job.state in UNFORGOTTEN else "kept: what was asked and erased"
         yield Holding("registry", f"job {job.id}, {job.state}", job.records, due)
         certificate = path_of(workspace, registry, job)
@@ -141,11 +89,12 @@ def _in_registry(workspace: Workspace, registry: Registry, known: Known) -> Iter
 
 def _reports(workspace: Workspace, known: Known) -> Iterator[Holding]:
     for path in sorted(workspace.reports.glob("*/figures.npz")):
-        with np.load(path, allow_pickle=False) as drawn:
-            shown = str(drawn["record"]) if "record" in drawn else ""
-        if shown in known.held:
-            where = str(path.parent.relative_to(workspace.home))
-            yield Holding(where, "one second of ECG, drawn on the page", (shown,), "once withdrawn, with the next run")
+        where, drawn = str(path.parent.relative_to(workspace.home)), "one second of ECG, drawn on the page"
+        shown = _shown(path)
+        if shown is None:
+            yield Holding(where, f"{drawn}, by figures.npz, {UNREADABLE}", known.held, "when you remove it")
+        elif shown in known.held:
+            yield Holding(where, drawn, (shown,), UNDRAWN)
     for path in sorted(workspace.reports.glob("*/result.json")):
         if json.dumps(known.who.pseudonym) in path.read_text(errors="replace"):
             where = str(path.parent.relative_to(workspace.home))
@@ -154,9 +103,10 @@ def _reports(workspace: Workspace, known: Known) -> Iterator[Holding]:
             )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _shown(path: Path) -> str | None:
+    """Return the record that a page draws, "" where it draws none; None where its figures do not say."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as drawn:
+            return str(drawn["record"]) if drawn.files else ""
+    except Exception:  # zip, zlib and NumPy raise a dozen kinds on bytes that are no file of theirs
+        return None

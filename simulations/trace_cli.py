@@ -11,9 +11,13 @@ from shared.terminal import show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from simulations.trace import Holding
+    from simulations.traced import Holding
 
 BEYOND = "Backups, certificates that were handed out and printed pages cannot be seen from here."
+ELSEWHERE = (
+    "Of a device on a machine of its own nobody sees from here more than what it last told; its files can be seen only "
+    "there, as docs/DEPLOY.md says."
+)
 
 
 def trace(
@@ -29,11 +33,12 @@ def trace(
     workspace = Workspace.open(home)
     with Registry.open(workspace.registry_path) as registry:
         found = look(workspace, registry, patient)
-    result = {"patient": patient, "holdings": [asdict(one) for one in found], "not_seen": BEYOND}
-    show(result, as_json=as_json, render=lambda: _table(patient, found))
+    beyond = f"{BEYOND} {ELSEWHERE}" if workspace.deployed else BEYOND
+    result = {"patient": patient, "holdings": [asdict(one) for one in found], "not_seen": beyond}
+    show(result, as_json=as_json, render=lambda: _table(patient, found, beyond))
 
 
-def _table(patient: str, found: "list[Holding]") -> "RenderableType":
+def _table(patient: str, found: "list[Holding]", beyond: str) -> "RenderableType":
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -44,4 +49,4 @@ def _table(patient: str, found: "list[Holding]") -> "RenderableType":
         table.add_column(name, overflow="fold")
     for one in found:  # as it is written: an id with brackets is no markup
         table.add_row(*map(Text, (one.where, one.what, ", ".join(one.records) or "-", one.until)))
-    return Group(Text(f"What holds data of patient {patient}\n", style="bold"), table, Text(f"\n{BEYOND}", style="dim"))
+    return Group(Text(f"What holds data of patient {patient}\n", style="bold"), table, Text(f"\n{beyond}", style="dim"))

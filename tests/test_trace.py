@@ -152,3 +152,32 @@ def test_the_command_prints_the_places_and_what_it_cannot_see(fleet):
 def test_an_unknown_patient_is_an_error(fleet):
     with pytest.raises(UsageError, match="no patient"):
         trace(fleet.workspace, fleet.registry, "nobody")
+
+
+def test_the_copy_that_an_upgrade_kept_is_told(fleet, traced):
+    path = fleet.workspace.home / "registry.db.version-2"
+    path.write_bytes(b"")
+    who = fleet.wearers()[0]
+    ((_, records),) = where(traced(who.id), path.name).items()
+    assert records == records_of(fleet, who.id)
+
+
+@pytest.mark.parametrize("feed", ['{"records": [{"x": 1}]}', '{"records": 5}', "{", "[1]", "[" * 100_000])
+def test_a_feed_that_cannot_be_read_counts_as_naming_everything(fleet, feed):
+    who = fleet.wearers()[0]
+    fleet.workspace.feed(who.slot).write_text(feed)
+    found = trace(fleet.workspace, fleet.registry, who.id)
+    (one,) = [one for one in found if one.where == f"feeds/{who.slot}.json"]
+    assert one.records == records_of(fleet, who.id)
+    assert "cannot be read" in one.what
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", b"PK\x03\x04junk"])
+def test_a_report_whose_figures_cannot_be_read_counts_as_drawing_everything(fleet, content):
+    folder = fleet.workspace.reports / "x"
+    folder.mkdir()
+    (folder / "figures.npz").write_bytes(content)
+    who = fleet.registry.patients("control")[0]
+    (one,) = [one for one in trace(fleet.workspace, fleet.registry, who.id) if one.where == "reports/x"]
+    assert one.records == records_of(fleet, who.id)
+    assert "cannot be read" in one.what
