@@ -17,10 +17,11 @@ import typer
 from server.model_words import model_state
 from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
-from shared.errors import UsageError, WorkspaceError, plainly
+from shared.errors import UsageError, plainly
 from shared.terminal import note, show
 
 if TYPE_CHECKING:
+    from server.consent_book import Unheard
     from server.registry import Registry
     from shared.ptbxl import LeftOut
 
@@ -171,23 +172,29 @@ def _withdraw(home: Path, patient: str, named: Sequence[str] | None, *, yes: boo
     from server import cli_views
     from server.consent import named_records
 
-    unheard: list[OSError | WorkspaceError] = []
+    taken: list[str] = []
+    unheard: list[Unheard] = []
     with _registry(home) as registry:
         rows = registry.records(patient, consented_only=False)
         wanted = None if named is None else named_records(patient, named, [row.id for row in rows])
         lost = [row.id for row in rows if not row.withdrawn and (wanted is None or row.id in wanted)]
         if lost and not yes:
             _confirm(registry.patient(patient), lost, of=len(rows))
-        before = len(registry.events(patient))
-        covering = registry.withdraw(patient, records=named, unheard=unheard.append)
+        covering = registry.withdraw(patient, records=named, taken=taken.extend, unheard=unheard.append)
         events = registry.events(patient)
         who = registry.patient(patient)
     next_step = _next_step(who, covering, home, unheard)
-    changed = len(events) > before
-    taken = [event for event in events if event.kind == "withdrawn" and (wanted is None or wanted & set(event.records))]
-    event = taken[-1] if taken else None  # a forgotten patient's events are nobody's
+    changed, about = bool(taken), set(taken) or wanted
+    mine = [event for event in events if event.kind == "withdrawn" and (about is None or about & set(event.records))]
+    event = mine[-1] if mine else None  # a forgotten patient's events are nobody's
     result = {"changed": changed, "patient": asdict(who), "event": asdict(event) if event else None}
-    result |= {"jobs": _dicts(covering), "word": not unheard, "next": next_step}
+    lacking = {one.what for one in unheard}
+    result |= {
+        "jobs": _dicts(covering),
+        "word": "word" not in lacking,
+        "list": "list" not in lacking,
+        "next": next_step,
+    }
     show(
         result,
         as_json=as_json,
@@ -218,29 +225,41 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
         raise typer.Exit(1)
 
 
-def _next_step(
-    patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence[OSError | WorkspaceError]
-) -> str:
+def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence["Unheard"]) -> str:
     if patient.slot is None:
         return _at_the_hospital(covering, home)
     if any(job.state in UNFORGOTTEN for job in covering):
-        what = "what it is making of them, and the model that it made of them"
-        word = f"Device {patient.slot} has word: it stops {what}."
-        if Workspace.open(home).deployed:
-            word = (
-                f"Device {patient.slot}, where it runs on this machine, has word: it stops {what}. One on a machine of "
-                "its own learns of it with the next message."
-            )
-        if unheard:
-            word = (
-                f"No word could be left for device {patient.slot} ({plainly(unheard[0]) or unheard[0]}): in a run "
-                "that goes on it ends what it is making of them, and forgets it after; withdraw again to leave word."
-            )
+        word = _word(patient.slot, unheard, deployed=Workspace.open(home).deployed)
         return (
             f"{word} The run that goes on, or the next `{run_command(home)}`, has it compare copies with and without "
             "them, then erase them and unlearn."
         )
     return "The device has forgotten them already."
+
+
+def _word(slot: int, unheard: Sequence["Unheard"], *, deployed: bool) -> str:
+    """Say what was left for a device: the word that stops it at work, and the signed list for the wearable in use."""
+    why = {one.what: plainly(one.why) or str(one.why) for one in unheard}
+    making, using = "what it is making of them", "the model that it made of them"
+    told = [f"Device {slot} has word: it stops {making}{'' if why else f', and {using}'}."]
+    if deployed:
+        here = f"Device {slot}, where it runs on this machine, has word: it stops {making}"
+        told = [
+            f"{here}{'' if why else f', and {using}'}. One on a machine of its own learns of it with the next message."
+        ]
+    if "word" in why:
+        told = [
+            f"No word could be left for device {slot} ({why['word']}): in a run that goes on it ends {making}, and "
+            "forgets it after; withdraw again to leave word."
+        ]
+    if "list" in why:
+        told.append(
+            f"The signed list, by which a wearable in use stops {using}, could not be left ({why['list']}): until the "
+            "device forgets, that goes on; withdraw again to leave it."
+        )
+    elif why:
+        told.append(f"The signed list was left: a wearable in use stops {using}.")
+    return " ".join(told)
 
 
 def _at_the_hospital(covering: Sequence[Job], home: Path) -> str:

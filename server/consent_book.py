@@ -4,8 +4,9 @@ What everybody uses is `server/registry.py`; the rules of consent are `server/co
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -18,6 +19,13 @@ from shared.errors import WorkspaceError
 from shared.notice import FOLDER, Notice
 
 FEW = 500  # patients
+
+
+class Unheard(NamedTuple):
+    """What could not be left for a device: the word that stops it at work, or the signed list for its wearable."""
+
+    what: Literal["word", "list"]
+    why: OSError | WorkspaceError
 
 
 class ConsentBook(JobBook):
@@ -55,14 +63,22 @@ class ConsentBook(JobBook):
         *,
         records: Sequence[str] | None = None,
         source: str = "operator",
-        unheard: Callable[[OSError | WorkspaceError], None] = lambda _: None,
+        taken: Callable[[Sequence[str]], None] = lambda _: None,
+        unheard: Callable[[Unheard], None] = lambda _: None,
     ) -> list[Job]:
         """Take consent back for the named records, or for all; durable when this returns.
 
         Word of it is left for the patient's device then, too: what it is making of the records it ends, within a
         step, and a wearable in use stops the model that was made of them. Where no word can be left, or none signed,
-        consent is taken back all the same, `unheard` is told why, and the next message to the device says so.
-        Doing it again changes nothing. The last records named one by one are a withdrawal of the patient.
+        consent is taken back all the same, and the next message to the device says so. Doing it again changes nothing,
+        but leaves word anew. The last records named one by one are a withdrawal of the patient.
+
+        Args:
+            patient: who.
+            records: which; None for all.
+            source: who says so.
+            taken: told which records this very call took back, once it is durable; none where others did before.
+            unheard: told what could not be left for the device, and why.
 
         Returns:
             The jobs that cover what was named.
@@ -72,11 +88,14 @@ class ConsentBook(JobBook):
         """
         with self._writing() as connection:
             who = patient_of(connection, patient)
+            before = _withdrawn(connection, who.id)
             covering = consent.take_back(connection, who, named=records, source=source, at=self._clock())
+            now = [record for record in _withdrawn(connection, who.id) if record not in before]
             due = jobs_of(connection, schema.jobs.c.id.in_(covering))
+        taken(now)
         if who.slot is not None:
-            for error in self._leave_word(who.slot, who.id)[:1]:
-                unheard(error)
+            for one in self._leave_word(who.slot, who.id):
+                unheard(one)
         return due
 
     def consent_again(
@@ -145,24 +164,22 @@ class ConsentBook(JobBook):
                 "free space or check the folder's permissions, and try again"
             ) from error
 
-    def _leave_word(self, slot: int, patient: str) -> list[OSError | WorkspaceError]:
-        """Tell a device at work and a wearable in use which records are withdrawn; return what went wrong."""
-        failed = list[OSError | WorkspaceError]()
+    def _leave_word(self, slot: int, patient: str) -> list[Unheard]:
+        """Tell a device at work and a wearable in use which records are withdrawn; return what could not be left."""
+        failed = list[Unheard]()
         with ExitStack() as stack:
-            try:
+            with suppress(OSError):  # who cannot lock leaves word all the same
                 stack.enter_context(only_word(self._home, slot))
-            except OSError as error:
-                failed.append(error)
             with self._reading() as connection:
                 gone = _withdrawn(connection, patient)
             try:
                 Notice(self._home / FOLDER / str(slot)).leave(gone)
             except OSError as error:
-                failed.append(error)
+                failed.append(Unheard("word", error))
             try:
                 revoke(self._home, slot, gone, key_folder=self._home / "keys")
             except (OSError, WorkspaceError) as error:
-                failed.append(error)
+                failed.append(Unheard("list", error))
         return failed
 
     @property

@@ -27,6 +27,8 @@ from client.forgetting import forget
 from client.sensor import Feed
 from client.store import Store
 from server import app, certifying
+from server.consent_book import Unheard
+from server.keys import PRIVATE
 from shared import notice as notice_module
 from shared.messages import PersonaliseRequest, ProbeRequest
 from shared.model import digest
@@ -318,10 +320,10 @@ def test_consent_is_taken_back_where_word_cannot_be_left(fleet):
     patient = fleet.wearer(0)
     shutil.rmtree(fleet.workspace.home / FOLDER, ignore_errors=True)
     (fleet.workspace.home / FOLDER).write_text("in the way")
-    why: list[OSError] = []
+    why: list[Unheard] = []
     (job,) = fleet.registry.withdraw(patient.id, unheard=why.append)
     assert (job.state, fleet.registry.patient(patient.id).status) == ("REQUESTED", "withdrawn")
-    assert len(why) == 1
+    assert [one.what for one in why] == ["word", "list"]
     fleet.run(fleet.settings.with_values({"personalisation.seed": 3}))  # nor does it hold up anything else
     assert fleet.registry.job(job.id).state == "CERTIFIED"
     assert fleet.store(patient).record_ids() == ()
@@ -334,12 +336,25 @@ def test_the_command_says_when_no_word_could_be_left(fleet):
     (fleet.workspace.home / FOLDER / "0").mkdir(parents=True)
     words = ["patients", "withdraw", patient.id, "--yes", "--home", str(fleet.workspace.home), "--json"]
     told = json.loads(CliRunner().invoke(cli, words).stdout)
-    assert told["word"] is False
+    assert (told["word"], told["list"]) == (False, True)
     assert "No word could be left for device 0 (Is a directory" in told["next"]
+    assert "The signed list was left" in told["next"]
     (fleet.workspace.home / FOLDER / "0").rmdir()
     told = json.loads(CliRunner().invoke(cli, words).stdout)
     assert told["word"] is True
     assert told["next"].startswith("Device 0 has word")
+
+
+def test_the_command_says_when_word_was_left_and_the_list_could_not_be_signed(fleet):
+    patient = fleet.wearer(0)
+    (fleet.workspace.keys / PRIVATE).unlink()
+    words = ["patients", "withdraw", patient.id, "--yes", "--home", str(fleet.workspace.home), "--json"]
+    told = json.loads(CliRunner().invoke(cli, words).stdout)
+    assert (told["word"], told["list"]) == (True, False)
+    held = {row.id for row in fleet.registry.records(patient.id, consented_only=False)}
+    assert Notice(fleet.workspace.home / FOLDER / "0").records() == held
+    assert told["next"].startswith("Device 0 has word: it stops what it is making of them. The signed list")
+    assert "could not be left (no signing key" in told["next"]
 
 
 @pytest.mark.parametrize("everything", [False, True])

@@ -358,8 +358,8 @@ def test_where_nothing_can_be_signed_the_operator_is_told_and_consent_is_taken_b
     patient, why = fleet.wearer(device.slot), []
     (fleet.workspace.keys / keys.PRIVATE).unlink()
     fleet.registry.withdraw(patient.id, unheard=why.append)
-    assert [type(one).__name__ for one in why] == ["WorkspaceError"]
-    assert "no signing key" in str(why[0])
+    assert [(one.what, type(one.why).__name__) for one in why] == [("list", "WorkspaceError")]
+    assert "no signing key" in str(why[0].why)
     assert fleet.registry.patient(patient.id).status == "withdrawn"
 
 

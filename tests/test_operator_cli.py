@@ -390,3 +390,15 @@ def test_the_commands_load_nothing_heavy():
     heavy = "{'torch', 'wfdb', 'sqlalchemy', 'numpy', 'matplotlib', 'flwr'}"
     code = f"import sys, server.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_who_is_overtaken_by_another_command_changed_nothing(lethe, monkeypatch):
+    mine = Registry.withdraw
+
+    def overtaken(registry, patient, **given):
+        mine(registry, patient)
+        return mine(registry, patient, **given)
+
+    monkeypatch.setattr(Registry, "withdraw", overtaken)
+    told = json.loads(lethe("patients", "withdraw", "17", "--yes", "--json"))
+    assert (told["changed"], told["event"]["records"]) == (False, ["170"])

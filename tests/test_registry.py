@@ -1,6 +1,7 @@
 """The registry: what consent says, never done twice, and what devices have to do about it."""
 
 import re
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -281,3 +282,13 @@ def test_an_unknown_job_is_refused(registry):
     for ask in (registry.job, registry.job_events, lambda job: registry.advance(job, "DISPATCHED")):
         with pytest.raises(UsageError, match="no job 'j-0'"):
             ask("j-0")
+
+
+def test_of_many_withdrawals_at_once_each_record_is_taken_back_by_one(registry):
+    taken: list[list[str]] = []
+    threads = [threading.Thread(target=registry.withdraw, args=["7"], kwargs={"taken": taken.append}) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken, key=len) == [*(5 * [[]]), ["70", "71", "72"]]
