@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from server.rows import DUE, Job
+from shared.errors import DamagedError
 
 
 class Due(NamedTuple):
@@ -21,8 +22,24 @@ class Due(NamedTuple):
 
 
 def deadline_of(job: Job, days: int) -> datetime:
-    """Return the moment, UTC, by which a job is to be certified: so many days after it was asked for."""
-    return datetime.fromisoformat(job.requested_at).astimezone(UTC) + timedelta(days=days)
+    """Return the moment, UTC, by which a job is to be certified: so many days after it was asked for.
+
+    Where the calendar ends before that, it is the calendar's end.
+
+    Raises:
+        DamagedError: the registry does not say when that was.
+    """
+    try:
+        asked = datetime.fromisoformat(job.requested_at).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise DamagedError(
+            f"the registry says that job {job.id} was asked for at {job.requested_at!r}, which is no time: it was "
+            "altered; `lethe ledger verify` says what else was, and a backup what it was"
+        ) from error
+    try:
+        return asked + timedelta(days=days)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def due(jobs: Iterable[Job], *, days: int, now: datetime) -> list[Due]:

@@ -7,7 +7,7 @@ as they came about.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from securesystemslib.exceptions import VerificationError
@@ -17,6 +17,7 @@ from server import keys
 from server.evidence import read, read_payload
 from server.ledger import Entry, Finding, Head, head_of
 from server.registry import Registry
+from server.rows import HOSPITAL, ConsentEvent, Job
 from server.workspace import Workspace
 from shared.errors import AuditError, DataError
 
@@ -77,7 +78,41 @@ def _contradictions(registry: Registry) -> Iterator[str]:
         if stands[patient] != withdrawn:
             differ = ", ".join(sorted(stands[patient] ^ withdrawn))
             yield f"whether patient {patient} has withdrawn record {differ} is told otherwise by the history"
+    yield from _altered_jobs(registry, held)
+
+
+def _altered_jobs(registry: Registry, held: Mapping[str, set[str]]) -> Iterator[str]:
+    """Say where a job is another one than was asked for: its deadline, its records and its device are law.
+
+    A withdrawal and the request of its job are entered one after the other, in one transaction.
+    """
+    worn = {one.id: HOSPITAL if one.slot is None else one.slot for one in registry.patients()}
+    events = registry.events()
+    asked: dict[int, Job] = {}
     for job in registry.jobs():
-        steps = registry.job_events(job.id)
-        if steps and steps[-1].state != job.state:
-            yield f"job {job.id} is {job.state} in the table and {steps[-1].state} in the history"
+        if not (steps := registry.job_events(job.id)):
+            continue  # of a patient who was forgotten since
+        first, last = steps[0], steps[-1]
+        asked[first.seq] = job
+        if last.state != job.state:
+            yield f"job {job.id} is {job.state} in the table and {last.state} in the history"
+        if first.at != job.requested_at:
+            yield f"job {job.id} was asked for at {job.requested_at} in the table and at {first.at} in the history"
+        if job.slot != worn[job.patient]:
+            yield f"job {job.id} is of device {job.slot} in the table, and its patient's is {worn[job.patient]}"
+    for event in events:
+        if event.kind != "withdrawn":
+            continue
+        about = asked.get(event.seq + 1)
+        if about is None or about.patient != event.patient:
+            yield f"patient {event.patient} has withdrawn by entry {event.seq}, and there is no job about it"
+        elif not _is_about(about, event, events, held[event.patient]):
+            yield f"job {about.id} names other records in the table than entry {event.seq} of the history"
+
+
+def _is_about(job: Job, event: ConsentEvent, events: Iterable[ConsentEvent], held: set[str]) -> bool:
+    """Return whether a job names what a withdrawal is about: these records, or all that the patient had by then."""
+    if job.scope != event.scope or job.scope == "records":
+        return job.scope == event.scope and set(job.records) == set(event.records)
+    known = {record for one in events if one.patient == job.patient and one.seq <= event.seq for record in one.records}
+    return known <= set(job.records) <= held

@@ -108,8 +108,9 @@ class Audit:
     copies: int = 16  # models an arm that a device trains to compare; 0 leaves the statistics out
     epsilon_sd: float = 0.05  # strength of the attack whose discrepancy is one of the scores, in lead SDs
     white_box: bool = False  # whether devices also send the served weights, for the server's memory alone
-    deadline_days: int = 30  # by when a withdrawal is to be certified
-    valid_days: int = 3650  # how long a certificate may be relied on
+    deadline_days: int = 30  # by when a withdrawal is to be certified; at most 92, for the law (GDPR, article 12) gives
+    # a month, and two more where it is complex
+    valid_days: int = 3650  # how long a certificate may be relied on; at most a century
     seed: int = 0
 
 
@@ -190,8 +191,8 @@ _RANGES = {
     "unlearning.generator_groups": _COUNT,
     "unlearning.generator_batch_size": _Range(least=2),
     "probe.control_segments": _Range(least=LEAST_CONTROLS),
-    "audit.deadline_days": _COUNT,
-    "audit.valid_days": _COUNT,
+    "audit.deadline_days": _Range(least=1, most=92),
+    "audit.valid_days": _Range(least=1, most=36_500),
     "audit.seed": _SEED,
 }  # any other number is 0 or more
 

@@ -1,11 +1,13 @@
 """A withdrawal has a month: what is left of it is told, and what is late is no success."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from databases import by_hand
 from enrolled import digests, enrol
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from server.registry import Registry
 from server.rows import STATES, Job
 from server.workspace import Workspace
 from server.workspace_settings import keep
-from shared.errors import WorkspaceError
+from shared.errors import DamagedError, WorkspaceError
 from shared.settings import Settings
 from simulations.cli import app
 
@@ -33,6 +35,18 @@ def test_the_deadline_is_so_many_days_after_the_request():
     assert (one.left, one.overdue) == (timedelta(0), False)
     (one,) = due([job(NOW - timedelta(days=30, microseconds=1))], days=30, now=NOW)
     assert one.overdue
+
+
+@pytest.mark.parametrize("days", [400_000_000, 10**12])
+def test_a_deadline_beyond_the_calendar_is_its_end(days):
+    (one,) = due([job(NOW)], days=days, now=NOW)
+    assert (one.deadline.year, one.overdue) == (9999, False)
+
+
+@pytest.mark.parametrize("at", ["", "yesterday", "2026-13-45", "0001-01-01T00:00:00+23:00"])
+def test_a_time_that_is_none_is_a_damaged_registry(at):
+    with pytest.raises(DamagedError, match=r"job j-1 was asked for at .* which is no time"):
+        due([replace(job(NOW), requested_at=at)], days=30, now=NOW)
 
 
 @given(st.lists(st.tuples(st.integers(0, 90), st.sampled_from(STATES))), st.integers(1, 60))
@@ -99,3 +113,12 @@ def test_without_its_settings_no_deadline_is_made_up(home):
     done = lethe(home, "check")
     assert isinstance(done.exception, WorkspaceError)
     assert "settings.toml" in str(done.exception)
+
+
+@pytest.mark.parametrize("command", ["check", "list"])
+def test_a_request_time_that_was_altered_into_none_is_told_by_the_commands(home, command):
+    with by_hand(home / "registry.db") as database:
+        database.execute("UPDATE jobs SET requested_at = 'soon' WHERE patient = '7'")
+    done = lethe(home, command)
+    assert isinstance(done.exception, DamagedError)
+    assert "'soon', which is no time" in str(done.exception)

@@ -401,12 +401,29 @@ def tampered(home: Path, *statements: str) -> str:
         ("DELETE FROM withdrawals", "whether patient 7012 has withdrawn record 549 is told otherwise by the history"),
         ("UPDATE jobs SET state = 'CERTIFIED'", "is CERTIFIED in the table and REQUESTED in the history"),
         ("DELETE FROM ledger WHERE seq > 3", "told otherwise by the history"),
+        (
+            "UPDATE jobs SET requested_at = '2036-01-01T00:00:00.000+00:00'",
+            "asked for at 2036-01-01T00:00:00.000+00:00",
+        ),
+        ("UPDATE jobs SET requested_at = 'soon'", "was asked for at soon in the table and at 20"),
+        ("UPDATE jobs SET records = '[\"15709\"]'", "names other records in the table than entry 4"),
+        ("UPDATE jobs SET scope = 'patient'", "names other records in the table than entry 4"),
+        ("UPDATE jobs SET slot = 1", "is of device 1 in the table, and its patient's is 0"),
+        ("DELETE FROM jobs", "patient 7012 has withdrawn by entry 4, and there is no job about it"),
     ],
 )
 def test_a_table_that_says_something_else_than_the_history_is_found(registry, home, statement, says):
     registry.withdraw("7012", records=["549"])
     assert "each follows the last" in run(home, "ledger", "verify")
     assert says in tampered(home, statement)
+
+
+def test_a_job_about_everything_names_all_that_the_patient_had(registry, home):
+    registry.withdraw("7012", records=["549"])
+    registry.withdraw("7012")
+    assert "each follows the last" in run(home, "ledger", "verify")
+    said = tampered(home, "UPDATE jobs SET records = '[\"15709\"]' WHERE scope = 'patient'")
+    assert "names other records in the table than entry 6" in said
 
 
 def test_there_is_nothing_to_verify_without_a_workspace(tmp_path):

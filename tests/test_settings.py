@@ -118,6 +118,8 @@ def test_nothing_is_converted_silently(name, value):
         ("personalisation.held_out", [0.01, 0.99], [0.0, 1.0]),
         ("unlearning.epochs", [1], [0]),
         ("probe.control_segments", [10], [0, 9]),
+        ("audit.deadline_days", [1, 92], [0, 93, 400_000_000]),
+        ("audit.valid_days", [1, 36_500], [0, 36_501]),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_what_was_seen_and_expected(name, allowed, refused):
