@@ -14,6 +14,7 @@ from sqlalchemy.pool import QueuePool
 from server import guards, schema
 from server.opening import mode
 from shared.errors import DamagedError, UnwritableError, WorkspaceError
+from shared.files import flush_folder
 
 POLL_S = 0.008
 
@@ -101,20 +102,31 @@ class SQLiteFile:
 
     @contextmanager
     def altering(self, opened: sa.Engine, *, version: str) -> Iterator[sa.Connection]:
-        """Give a write transaction that may change tables; the file as it was is kept beside it first."""
+        """Give a write transaction that may change tables; the file as it was stays beside it, unless the block fails.
+
+        The copy is whole before anything changes and has its name before the change is durable; one of an earlier
+        upgrade gives way to it only then.
+        """
+        kept = copy_of(self.path, version)
+        made = kept.with_name(f"{kept.name}.partial")
         with self._said_plainly(), opened.connect() as connection:
             # A table that is made anew and renamed is gone in between; nothing is checked until the end.
             connection.connection.driver_connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[union-attr]
             connection.detach()  # nobody else is to get a connection like this
-            with connection.execution_options(writes=True).begin():
-                self._keep_copy(version)
-                yield connection
-                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
-                    raise self._damaged(f"{len(broken)} rows refer to none, the first in {broken[0][0]}")
+            try:
+                with connection.execution_options(writes=True).begin():
+                    self._copy_to(made)
+                    yield connection
+                    if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                        raise self._damaged(f"{len(broken)} rows refer to none, the first in {broken[0][0]}")
+                    made = made.replace(kept)
+                    flush_folder(kept.parent)
+            except BaseException:
+                made.unlink(missing_ok=True)
+                raise
 
-    def _keep_copy(self, version: str) -> None:
-        copy = copy_of(self.path, version)
-        copy.unlink(missing_ok=True)  # of an upgrade that failed
+    def _copy_to(self, copy: Path) -> None:
+        copy.unlink(missing_ok=True)  # of an upgrade that was killed
         now = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)
         with closing(now), closing(sqlite3.connect(copy)) as kept:
             now.backup(kept)

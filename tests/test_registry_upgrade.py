@@ -115,6 +115,23 @@ def test_an_upgrade_that_fails_changes_nothing_and_can_be_tried_again(older, rev
     assert upgrade(older, revisions=revisions) == (NOW, NEXT)
 
 
+def test_an_upgrade_that_fails_leaves_no_copy_and_takes_none_away(tmp_path):
+    path = tmp_path / "registry.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_2.read_text())
+    upgrade(path)
+    with by_hand(path) as connection:
+        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
+    earlier = copy_of(path, "2").read_bytes()
+    with pytest.raises(WorkspaceError, match="nothing was changed"):
+        upgrade(path)
+    assert copy_of(path, "2").read_bytes() == earlier
+    copy_of(path, "2").unlink()
+    with pytest.raises(WorkspaceError, match="nothing was changed"):
+        upgrade(path)
+    assert not list(tmp_path.glob("*.version-*"))
+
+
 def test_rows_that_an_upgrade_leaves_without_their_patient_undo_it(older, revisions):
     before = content(older)
     (revisions[-1] / "next.py").write_text(REVISION + "    op.execute(\"DELETE FROM records WHERE id = '71'\")\n")
