@@ -62,7 +62,11 @@ def patient_table(patients: Sequence[Patient], models: Mapping[str, str], *, rol
         start = (one.id, one.pseudonym, one.role, str(one.records), str(one.withdrawn or "–"))
         end = (str(one.slot), _styled(models[one.id])) if worn else (_styled(one.status),)
         _add(table, *start, *end)
-    return _with_rest(table, total=len(patients), none=f"No {role} is enrolled; `lethe init` enrols a cohort.")
+    return _with_rest(
+        table,
+        total=len(patients),
+        none=f"No {role} is enrolled; `lethe init --home NEW` enrols a cohort in a new workspace.",
+    )
 
 
 def patient_page(
@@ -112,7 +116,7 @@ def job_list(jobs: Sequence[Job], due: Mapping[str, Due]) -> RenderableType:
     for job in jobs[:MOST_ROWS]:
         left = _left(due[job.id]) if job.id in due else Text("–")
         _add(table, *_job_cells(job), job.requested_at[:10], left)
-    late = sum(one.overdue for one in due.values())
+    late = [one for one in due.values() if one.overdue]
     drawn = _with_rest(table, total=len(jobs), none=NO_JOB)
     return _spaced(drawn, _late(late)) if late else drawn
 
@@ -124,7 +128,7 @@ def check(due: Sequence[Due], days: int) -> RenderableType:
     table = _table("job", "patient", "slot>", "forget", "state", "method", "deadline", "left")
     for one in due[:MOST_ROWS]:
         _add(table, *_job_cells(one.job), f"{one.deadline:%Y-%m-%d}", _left(one))
-    late = sum(one.overdue for one in due)
+    late = [one for one in due if one.overdue]
     told = _late(late) if late else Text(f"In time: the deadline is {counted(days, 'day')} after the withdrawal.")
     return _spaced(_with_rest(table, total=len(due), none=""), told)
 
@@ -151,9 +155,11 @@ def _left(one: Due) -> Text:
     return Text(f"{one.left.days} d", style="yellow" if one.left.days < SOON_DAYS else "")
 
 
-def _late(late: int) -> Text:
-    told = f"{counted(late, 'job')} overdue: `lethe run` takes up what is due, `lethe jobs show` tells why it is."
-    return Text(told, style="bold red")
+def _late(late: Sequence[Due]) -> Text:
+    """Say that jobs are late, and how to see why the one is that is so the longest."""
+    longest = min(late, key=lambda one: one.deadline).job.id
+    run, tell = "`lethe run` takes up what is due", f"`lethe jobs show {longest}` tells why it is"
+    return Text(f"{counted(len(late), 'job')} overdue: {run}, {tell}.", style="bold red")
 
 
 def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:

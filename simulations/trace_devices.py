@@ -60,10 +60,11 @@ def _may_be_elsewhere(workspace: Workspace, slot: int) -> bool:
 def _last_told(row: DeviceRow | None) -> str:
     if row is None:
         return "it has told nothing yet"
-    personal = "none" if row.personal is None else f"{row.personal[:12]}…"
-    general = "none" if row.general is None else f"{row.general[:12]}…"
-    model = "the general model in use" if row.personal == row.general else f"personal model {personal}"
-    return f"it last told on {row.updated_at[:16].replace('T', ' ')}: general model {general}, {model}"
+    when, general = row.updated_at[:16].replace("T", " "), f"general model {str(row.general)[:12]}…"
+    if row.personal is None:
+        return f"on {when} it was sent {general}, and has told nothing yet"
+    in_use = "which is in use" if row.personal == row.general else f"personal model {row.personal[:12]}…"
+    return f"it last told on {when}: {general}, {in_use}"
 
 
 def _files(workspace: Workspace, known: Known, slot: int) -> Iterator[Holding]:

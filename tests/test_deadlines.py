@@ -83,6 +83,7 @@ def test_the_list_warns_of_what_is_overdue(home):
     assert "19 d" in done.stdout
     assert "1 job overdue" in done.stdout
     rows = json.loads(lethe(home, "list", "--json").stdout)["jobs"]
+    assert f"`lethe jobs show {rows[0]['id']}`" in " ".join(done.stdout.split())
     assert [row["overdue"] for row in rows] == [True, False]
 
 

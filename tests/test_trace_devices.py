@@ -63,6 +63,18 @@ def test_a_device_elsewhere_that_never_told_anything_is_not_passed_over(new_flee
     assert "has told nothing yet" in one.what
 
 
+def test_a_device_that_was_sent_a_model_and_never_answered_may_have_it(new_fleet):
+    who, public = new_fleet.wearers()[0], new_fleet.registry.patients("corpus")[0]
+    (model,) = new_fleet.workspace.models.iterdir()
+    new_fleet.registry.note_sending(who.slot, patient=who.id, general=model.name)
+    deployed(new_fleet)
+    for patient in (who, public):
+        found = trace(new_fleet.workspace, new_fleet.registry, patient.id)
+        (one,) = [one for one in found if one.where == f"device {who.slot}"]
+        assert f"was sent general model {model.name[:12]}" in one.what
+        assert one.records == records_of(new_fleet, patient)
+
+
 def test_the_command_says_that_devices_elsewhere_are_not_seen(fleet):
     who = fleet.wearers()[0]
     command = ["patients", "trace", who.id, "--home", str(fleet.workspace.home)]
