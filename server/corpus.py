@@ -60,7 +60,7 @@ def open_corpus(workspace: Workspace, registry: Registry, settings: Settings) ->
         raise NothingToLearnError(
             f"the corpus has {len(corpus)} usable records that consent allows, expected at least 2 of two patients; no "
             "general model is made of less, and who is in the corpus is chosen once: take more patients into a new "
-            "workspace with `lethe init`"
+            "workspace with `lethe init --home NEW`"
         )
     return Corpus(signals, corpus[~is_held], corpus[is_held], np.flatnonzero(role == "control"))
 

@@ -56,7 +56,7 @@ def refuse_other(settings: Settings, registry: Registry) -> None:
         if fixed and enrolled.get(key, value) != value:
             raise UsageError(
                 f"{key} is {value!r}, but the patients of this workspace were enrolled with {enrolled[key]!r}; "
-                "make another workspace with `lethe init`"
+                "make another workspace with `lethe init --home NEW`"
             )
 
 

@@ -182,7 +182,7 @@ def refuse_other(version: str, name: str) -> None:
     seen = f"registry {name} has schema version {version}, this Lethe reads version {VERSION}"
     if version.isdecimal() and int(version) < int(VERSION):
         raise WorkspaceError(f"{seen}; `lethe registry upgrade` brings it up to date")
-    raise WorkspaceError(f"{seen}; use the Lethe that made it, or make a new workspace with `lethe init`")
+    raise WorkspaceError(f"{seen}; use the Lethe that made it, or make a new workspace with `lethe init --home NEW`")
 
 
 def fact(connection: Connection, name: str) -> str | None:

@@ -75,7 +75,8 @@ class SQLiteFile:
         """Return the version of a sound registry."""
         if not self.path.is_file():
             raise WorkspaceError(
-                f"no registry at {self.path}; `lethe init` makes a workspace, or restore it from a backup"
+                f"no registry at {self.path}; restore it from a backup, or make a new workspace with "
+                "`lethe init --home NEW`"
             )
         with self.reading(opened) as connection:
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
@@ -169,7 +170,7 @@ class SQLiteFile:
     def _damaged(self, seen: str) -> DamagedError:
         return DamagedError(
             f"registry {self.path} is damaged or is no registry ({seen}); it is left as it is: "
-            "restore it from a backup, or make a new workspace with `lethe init`"
+            "restore it from a backup, or make a new workspace with `lethe init --home NEW`"
         )
 
 

@@ -293,7 +293,7 @@ def _manifest(home: Path) -> Mapping[str, Any]:
     if version != VERSION:
         raise WorkspaceError(
             f"{path} is of workspace version {version!r}, this Lethe reads version {VERSION}; "
-            "use the Lethe that made it, or make a new workspace with `lethe init`"
+            "use the Lethe that made it, or make a new workspace with `lethe init --home NEW`"
         )
     if not isinstance(content.get("data"), str):
         raise WorkspaceError(f'{path} names no data folder; add "data": "<data folder>"')

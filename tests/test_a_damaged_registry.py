@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from databases import by_hand
 from typer.testing import CliRunner
 
 from server import keys
@@ -11,6 +12,7 @@ from server.workspace import Workspace
 from server.workspace_settings import keep
 from shared.errors import code_of
 from shared.settings import Settings
+from shared.terminal import said
 from simulations.cli import app
 
 COMMANDS = [
@@ -60,3 +62,21 @@ def test_a_registry_that_is_gone_is_never_made_anew(home, command):
     assert code == 1
     assert "no registry at" in said
     assert not (home / "registry.db").exists()
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"something else")
+
+
+def newer(path: Path) -> None:
+    with by_hand(path) as database:
+        database.execute("UPDATE meta SET value = '99' WHERE name = 'schema'")
+
+
+@pytest.mark.parametrize("spoil", [damaged, newer, Path.unlink])
+def test_a_new_workspace_is_not_advised_in_the_folder_that_has_one(home, spoil, monkeypatch):
+    spoil(home / "registry.db")
+    monkeypatch.setattr("sys.argv", ["lethe", "jobs", "list", "--home", str(home)])
+    printed = said(ended(home, ["jobs", "list"])[1])
+    assert "`lethe init --home NEW`" in printed
+    assert f"--home {home}" not in printed
