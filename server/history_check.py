@@ -6,8 +6,9 @@ as they came about.
 """
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from securesystemslib.exceptions import VerificationError
@@ -45,7 +46,8 @@ def check(workspace: Workspace, registry: Registry, *, head: Head | None) -> tup
             )
             findings.append(Finding(last, "truncated", words))
     with suppress(AuditError):  # an entry was changed: that is found already, and nothing follows from it
-        findings += [Finding(last, "contradicted", words) for words in _contradictions(registry)]
+        told = [*_contradictions(registry), *_altered_models(registry, entries)]
+        findings += [Finding(last, "contradicted", words) for words in told]
     return entries, findings
 
 
@@ -78,7 +80,34 @@ def _contradictions(registry: Registry) -> Iterator[str]:
         if stands[patient] != withdrawn:
             differ = ", ".join(sorted(stands[patient] ^ withdrawn))
             yield f"whether patient {patient} has withdrawn record {differ} is told otherwise by the history"
+    yield from _unknown_people(registry, told)
     yield from _altered_jobs(registry, held)
+
+
+def _unknown_people(registry: Registry, told: Collection[str]) -> Iterator[str]:
+    """Say of whom nothing is in the history although nobody forgot it, and who counts as forgotten and is not.
+
+    Args:
+        registry: of which this is.
+        told: who is in the history.
+    """
+    forgotten, jobs = registry.forgotten_pseudonyms(), registry.jobs()
+    for patient in registry.patients():
+        own = [job for job in jobs if job.patient == patient.id]
+        if patient.pseudonym not in forgotten:
+            if patient.id not in told:
+                yield f"nothing of patient {patient.id} is found in the history: the salt of the name in it was altered"
+        elif patient.status != "withdrawn" or any(job.state != "CERTIFIED" for job in own):
+            yield f"the name of patient {patient.id} in the history is destroyed, and not all of it is forgotten"
+        elif not any(job.scope == "patient" for job in own):
+            yield f"patient {patient.id} counts as forgotten, and there is no job about that"
+
+
+def _altered_models(registry: Registry, entries: Iterable[Entry]) -> Iterator[str]:
+    """Say which models are in the table and not in the history; what a device told of itself is its own word."""
+    entered = {json.loads(entry.body)["digest"] for entry in entries if entry.kind == "model"}
+    for digest in sorted({model.digest for model in registry.models()} - entered):
+        yield f"model {digest} is in the table and not in the history"
 
 
 def _altered_jobs(registry: Registry, held: Mapping[str, set[str]]) -> Iterator[str]:

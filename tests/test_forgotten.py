@@ -2,6 +2,8 @@
 
 import json
 import random
+import sqlite3
+from contextlib import closing
 
 import pytest
 from fleet import Fleet, copied, holding
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from server import evidence, personalising
 from server.forgotten import without_names
+from server.history_check import check
 from server.report import build
 from shared.errors import UsageError
 from simulations import main_job
@@ -88,6 +91,25 @@ def test_nothing_beside_their_names_leads_to_a_certificate_by_a_number_or_by_whe
         for part in ("personal", "withdrawals", "silent", "refused"):
             unnamed = [row["slot"] is None for row in result[part]]
             assert unnamed == sorted(unnamed)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE jobs SET state = 'REQUESTED' WHERE patient = ?", "is destroyed, and not all of it is forgotten"),
+        ("DELETE FROM jobs WHERE patient = ?", "counts as forgotten, and there is no job about that"),
+    ],
+)
+def test_a_forgotten_patient_s_job_that_is_taken_back_or_away_is_found(after, tmp_path, statement, says):
+    fleet, (first, _), *_ = after
+    again = Fleet(copied(fleet.workspace.home, tmp_path / "home"))
+    assert check(again.workspace, again.registry, head=None)[1] == []
+    with closing(sqlite3.connect(again.workspace.registry_path)) as raw, raw:
+        raw.execute(statement, (first.id,))
+    (found,) = check(again.workspace, again.registry, head=None)[1]
+    assert found.problem == "contradicted"
+    assert says in found.words
+    again.close()
 
 
 def test_models_are_entered_in_an_order_that_is_drawn_and_not_the_devices(new_fleet, monkeypatch):

@@ -166,7 +166,7 @@ def test_a_forgotten_patient_is_not_found_in_the_ledger_any_more(registry, path)
     assert registry.events("7012") == registry.job_events(job.id) == registry.models() == []
     assert [event.patient for event in registry.events()] == ["8", "9"]
     left = registry.job(job.id)
-    assert (left.state, left.records, left.detail) == ("CERTIFIED", job.records, {"erased": TELLING["erased"]})
+    assert (left.state, left.records, left.detail) == ("CERTIFIED", job.records, {})
     assert left.requested_at == job.requested_at[:10] + "T00:00:00.000+00:00"
     assert registry.patient("7012").status == "withdrawn"
 
@@ -410,6 +410,14 @@ def tampered(home: Path, *statements: str) -> str:
         ("UPDATE jobs SET scope = 'patient'", "names other records in the table than entry 4"),
         ("UPDATE jobs SET slot = 1", "is of device 1 in the table, and its patient's is 0"),
         ("DELETE FROM jobs", "patient 7012 has withdrawn by entry 4, and there is no job about it"),
+        (
+            "UPDATE salts SET salt = (SELECT s.salt FROM salts s WHERE s.patient = '8') WHERE patient = '7012'",
+            "nothing of patient 7012 is found in the history: the salt of the name in it was altered",
+        ),
+        (
+            "INSERT INTO models (digest, kind, lineage, created_at) VALUES ('ab', 'general', '{}', '2026')",
+            "model ab is in the table and not in the history",
+        ),
     ],
 )
 def test_a_table_that_says_something_else_than_the_history_is_found(registry, home, statement, says):
