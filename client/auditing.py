@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from client.bundle import BUNDLE, MANIFEST
+from client.bundle import BUNDLE, INT8, MANIFEST
 from client.device import Own, open_general
 from client.envelope import HOSPITAL, PRIVATE
 from client.envelope import PUBLIC as DEVICE
@@ -113,7 +113,8 @@ def _fresh(store: Store, request: VerifyRequest) -> str:
 
 def _strangers(store: Store) -> Iterable[str]:
     """Name the files that have no place in a device's folder."""
-    here = {MODEL, BUNDLE, MANIFEST, PRIVATE, DEVICE, HOSPITAL, "state.json"}
+    eight = {INT8} if store.digests().get(INT8) == store.state.int8.digest else set()
+    here = {MODEL, BUNDLE, *eight, MANIFEST, PRIVATE, DEVICE, HOSPITAL, "state.json"}
     places = {(): here, ("recordings",): {".npz"}, ("answers",): {".json"}}
     for path in store.folder.rglob("*"):
         *folder, name = path.relative_to(store.folder).parts

@@ -1,17 +1,17 @@
 """What a device signs of its ONNX file: the manifest beside it, and what makes a runtime believe it.
 
-    bundle.onnx    the model; its digest is certified, so nothing with a date enters it
-    bundle.json    the manifest, signed with the device's key
+    bundle.onnx        the model; its digest is certified, so nothing with a date enters it
+    bundle.int8.onnx   the same in eight bits, where `personalisation.int8` asks for it and its gate lets it
+    bundle.json        the manifest, signed with the device's key
 
 No torch here: `client/export.py` makes the ONNX file, `client/runtime.py` runs it.
 """
 
-import dataclasses
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_origin
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,15 +19,42 @@ from client.envelope import PUBLIC, opened, sign
 from shared.errors import BundleError
 from shared.settings import LEADS, SAMPLING_HZ, SEGMENT_SAMPLES, SUPERCLASSES
 
-BUNDLE, MANIFEST = "bundle.onnx", "bundle.json"
+BUNDLE, INT8, MANIFEST = "bundle.onnx", "bundle.int8.onnx", "bundle.json"
 KIND = "application/vnd.lethe.bundle+json"
-FORM = 1
+FORM = 2
 UNIT = "mV"
 
 Kind = Literal["personal", "general"]
-
+Part = TypeVar("Part")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class File(NamedTuple):
+    """A file beside the manifest: its name, its sha256 and its size."""
+
+    name: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """The eight-bit file that ships beside an ONNX file, or why none does.
+
+    Attributes:
+        digest, bytes: its sha256 and size; "" and 0 where none ships.
+        reason: why none does; "" where one does, or none was asked for.
+        segments: of how many public control segments the gate judged; 0 where it did not.
+        macro_auc, accuracy: of the ONNX file and of the eight-bit one on these; empty where not measured.
+    """
+
+    digest: str = ""
+    bytes: int = 0
+    reason: str = ""
+    segments: int = 0
+    macro_auc: tuple[float, ...] = ()
+    accuracy: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,7 @@ class Manifest:
         task: "single" (softmax) or "multi" (sigmoid).
         labels, leads: in the order of the outputs and of the inputs.
         samples, hz, unit: one window, (leads, samples), at so many samples a second.
+        int8: the same model in eight bits, which runs in its place where it ships.
         issued, valid_until: days, ISO 8601; it may run from the first up to the day before the last.
     """
 
@@ -51,6 +79,7 @@ class Manifest:
     general: str
     width: int
     task: str
+    int8: EightBits
     issued: str
     valid_until: str
     labels: tuple[str, ...] = SUPERCLASSES
@@ -65,6 +94,13 @@ class Manifest:
         """Return whose model it is."""
         return "general" if self.model == self.general else "personal"
 
+    @property
+    def runs(self) -> File:
+        """Return the file that a wearable runs."""
+        if self.int8.digest:
+            return File(INT8, self.int8.digest, self.int8.bytes)
+        return File(BUNDLE, self.bundle, self.bytes)
+
 
 @dataclass(frozen=True)
 class About:
@@ -76,12 +112,13 @@ class About:
     general: str
     width: int
     task: str
+    int8: EightBits = EightBits()
 
 
 def issue(about: About, *, key: Ed25519PrivateKey, today: date, valid_days: int) -> bytes:
     """Return the signed manifest's file."""
     until = today + timedelta(days=valid_days)
-    manifest = Manifest(**asdict(about), issued=today.isoformat(), valid_until=until.isoformat())
+    manifest = Manifest(**vars(about), issued=today.isoformat(), valid_until=until.isoformat())
     return sign(asdict(manifest), kind=KIND, key=key)
 
 
@@ -120,24 +157,49 @@ def signed(folder: Path, *, public: Path) -> Manifest:
             f"no signed bundle: {error.strerror} ({error.filename}); the next `lethe run` makes it", "missing"
         ) from None
     try:
-        content = opened(data, kind=KIND, public=key)
+        return of_bytes(data, public=key)
     except BundleError as error:
         raise BundleError(
-            f"{folder / MANIFEST}: {error}; it is not run, `lethe run` makes it anew", "signature"
+            f"{folder / MANIFEST}: {error}; it is not run, `lethe run` makes it anew", error.reason
         ) from None
+
+
+def of_bytes(data: bytes, *, public: bytes) -> Manifest:
+    """Return the manifest that was signed.
+
+    Args:
+        data: its file.
+        public: the device's public key in PEM.
+
+    Raises:
+        BundleError: the key did not sign it (`reason` "signature"), or it is of another form ("contract").
+    """
+    content = opened(data, kind=KIND, public=public)
     try:
-        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in content.items()}
-        manifest = Manifest(**fields)
-        kinds = {field.name: get_origin(field.type) or field.type for field in dataclasses.fields(Manifest)}
-        if wrong := [name for name, kind in kinds.items() if type(getattr(manifest, name)) is not kind]:
-            raise TypeError(f"{wrong[0]} is {type(getattr(manifest, wrong[0])).__name__}")
-        if not _SHA256.fullmatch(manifest.bundle) or not _SHA256.fullmatch(manifest.model):
+        manifest = _filled(Manifest, content)
+        if not all(map(_SHA256.fullmatch, (manifest.bundle, manifest.model, manifest.runs.digest))):
             raise TypeError("a digest is no sha256")
         return manifest
     except TypeError as error:
-        raise BundleError(
-            f"{folder / MANIFEST} is of another form ({error}), expected form {FORM}", "contract"
-        ) from None
+        raise BundleError(f"it is of another form ({error}), expected form {FORM}", "contract") from None
+
+
+def _filled(part: type[Part], content: Any) -> Part:
+    """Return a dataclass made of a JSON object, each field of the type that is declared.
+
+    Raises:
+        TypeError: a field is missing, too many, or of another type.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"{part.__name__} is {type(content).__name__}")
+    told: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in content.items()}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(part)}  # type: ignore[arg-type]
+    told |= {name: _filled(kinds[name], one) for name, one in told.items() if is_dataclass(kinds.get(name))}
+    made = part(**told)
+    for name, kind in kinds.items():
+        if type(getattr(made, name)) is not (get_origin(kind) or kind):
+            raise TypeError(f"{name} is {type(getattr(made, name)).__name__}")
+    return made
 
 
 def _refuse_other_use(manifest: Manifest) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from client.bundle import EightBits
 from client.export import export, largest_difference
+from client.int8 import shipped
 from client.issuing import believe, keep_signed, manifest_of
 from client.sensor import Feed, Recording
 from client.state import Change, State
@@ -88,7 +90,7 @@ def make_personal(
     general, public = open_general(store, request.general)
     keep_signed(store, general, public, request.general, anew=bool(blobs))
     if not recordings:
-        return _serve_general(store, general, public, request.general, slot=slot, left_out=left_out)
+        return _serve_general(store, request, general, public, slot=slot, left_out=left_out)
     own = Own.of(recordings, held_out=request.settings.held_out)
     wanted = recipe(request.general, recordings, request.settings)
     if store.state.made_of != wanted or not store.whole:
@@ -96,7 +98,7 @@ def make_personal(
             made = personalise(general, own.training, public, request.settings)
         records = tuple(recording.id for recording in recordings)
         state = State(general=request.general, recipe=wanted, reason=made.reason, records=records)
-        change = change_to(store, made.model, state, check=own.all.segments)
+        change = change_to(store, made.model, state, public, check=own.all.segments, int8=request.settings.int8)
         with store.notice.closed(request.records):
             store.apply(change, look=lambda: store.notice.refuse(request.records))
     seconds = time.perf_counter() - began
@@ -145,16 +147,25 @@ def open_general(store: Store, version: str) -> tuple[ResNet34, Public]:
     return load_general(folder)
 
 
-def change_to(store: Store, model: ResNet34, state: State, *, check: Tensor) -> Change:
-    """Return the change that puts `model` in use, its ONNX file checked on the segments `check`.
+def change_to(store: Store, model: ResNet34, state: State, public: Public, *, check: Tensor, int8: bool) -> Change:
+    """Return the change that puts `model` in use.
 
-    `state` says where the model comes from; the digests of what is written are added here.
+    Args:
+        store: the device.
+        model: what is to be used.
+        state: where it comes from; the digests of what is written are added here.
+        public: the version's segments, by which an eight-bit file is made and judged.
+        check: on these segments its ONNX file is compared with torch.
+        int8: whether an eight-bit file is wanted beside it.
     """
     template = (store.general_folder(state.general) / TEMPLATE).read_bytes()
     bundle = export(model, template, general=state.general, check=check)
-    data = to_bytes(model)
-    written = replace(state, model=digest(data), bundle=bundle.digest)
-    return Change(written, data, bundle.data, manifest_of(store, bundle, model, written))
+    data, eight, small = to_bytes(model), EightBits(), b""
+    if int8:
+        eight, small = shipped(bundle.data, public, task=model.task, folder=store.folder)
+    written = replace(state, model=digest(data), bundle=bundle.digest, int8=eight)
+    manifest = manifest_of(store, bundle, model, written)
+    return Change(written, model=data, bundle=bundle.data, manifest=manifest, int8=small)
 
 
 def compare(general: Measured, personal: Measured) -> GroupMargins:
@@ -183,11 +194,19 @@ def _synchronise(store: Store, feed: Feed, consented: Sequence[str]) -> Counter[
 
 
 def _serve_general(
-    store: Store, general: ResNet34, public: Public, version: str, *, slot: int, left_out: Mapping[str, int]
+    store: Store,
+    request: PersonaliseRequest,
+    general: ResNet34,
+    public: Public,
+    *,
+    slot: int,
+    left_out: Mapping[str, int],
 ) -> PersonaliseReply:
     """Without a record, serve the general model of this version in place of whatever model was in use."""
+    version = request.general
     if store.state.model and (store.state.model != version or not store.whole):
-        store.apply(change_to(store, general, State(general=version), check=public.gate.segments))
+        state, check = State(general=version), public.gate.segments
+        store.apply(change_to(store, general, state, public, check=check, int8=request.settings.int8))
     state, reason = store.state, "no usable record to learn from"
     return PersonaliseReply(slot, "refused", reason, personal=state.model, bundle=state.bundle, left_out=left_out)
 
@@ -222,4 +241,6 @@ def _describe(
         left_out=dict(left_out),
         parity=largest_difference(store.bundle_path.read_bytes(), personal, own.all.segments),
         seconds=seconds,
+        int8=bool(state.int8.digest),
+        int8_reason=state.int8.reason,
     )

@@ -9,12 +9,16 @@ from shared.settings import SUPERCLASSES
 
 @dataclass(frozen=True)
 class Using:
-    """This bundle runs from here on; `why` says why it is not the device's own, else ""."""
+    """This file runs from here on: its digest, whose model it is, and the general model that it comes from.
+
+    `why` says why it is not the device's own, else "".
+    """
 
     kind: Kind
     bundle: str
     general: str
     why: str
+    eight_bits: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from client.bundle import BUNDLE, MANIFEST
+from client.bundle import BUNDLE, INT8, MANIFEST
 from client.device import Own, accuracy_or_none, change_to, compare, open_general, recipe
 from client.scope import kept, named, up_to_date
 from client.sensor import Recording
@@ -120,25 +120,26 @@ def _effect(store: Store, request: UnlearnRequest, gone: Collection[str]) -> Eff
     if not store.state.model and not store.model_path.exists():  # it never made one: there is only data to erase
         return Effect(Change(store.state), reason="" if request.retrain else REMADE)
     if not request.retrain:
-        return Effect(_without_training(store), reason=REMADE)
+        return Effect(_without_training(store, request), reason=REMADE)
     try:
         return _unlearn(store, request, gone)
     except WithdrawnError:
         raise
     except Exception as error:  # whatever it is, the data must go
-        return Effect(_without_training(store), reason=f"nothing could be measured: {_seen(error)}")
+        return Effect(_without_training(store, request), reason=f"nothing could be measured: {_seen(error)}")
 
 
 def _seen(error: Exception) -> str:
     return str(error) if isinstance(error, LetheError) else f"{type(error).__name__}: {error}"
 
 
-def _without_training(store: Store) -> Change:
+def _without_training(store: Store, request: UnlearnRequest) -> Change:
     """Serve a general model whose package is sound, or nothing; either way the next copy is made anew."""
     for package in store.packages():
         try:
             general, public = open_general(store, package.digest)
-            return change_to(store, general, State(general=package.digest), check=public.gate.segments)
+            state, check = State(general=package.digest), public.gate.segments
+            return change_to(store, general, state, public, check=check, int8=request.personalisation.int8)
         except Exception:  # the package is not sound after all
             continue
     return Change(State())
@@ -250,8 +251,9 @@ def _serve(store: Store, model: ResNet34, withdrawal: Withdrawal, request: Unlea
         reason=TURNED_DOWN if turned_down else "",
         records=tuple(recording.id for recording in kept),
     )
-    check = torch.cat([withdrawal.case.public.gate.segments, withdrawal.case.retain.segments])
-    return change_to(store, model, state, check=check)
+    public = withdrawal.case.public
+    check = torch.cat([public.gate.segments, withdrawal.case.retain.segments])
+    return change_to(store, model, state, public, check=check, int8=request.personalisation.int8)
 
 
 def _carry_out(
@@ -265,7 +267,7 @@ def _carry_out(
 ) -> UnlearnReply:
     """Replace the model and erase what must go, in one step that survives a crash, and say so."""
     before, after = store.state, effect.change.state
-    now = {MODEL: after.model, BUNDLE: after.bundle}
+    now = {MODEL: after.model, BUNDLE: after.bundle, INT8: after.int8.digest}
     replaced = [name for name, digest in store.digests().items() if digest != now[name]]
     replaced += [MANIFEST] if BUNDLE in replaced else []
     files = store.sizes([*(f"recordings/{record}.npz" for record in gone), *replaced])

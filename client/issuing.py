@@ -24,7 +24,8 @@ VALID_DAYS = Streaming.valid_days
 
 def manifest_of(store: Store, bundle: Bundle, model: ResNet34, state: State) -> bytes:
     """Return the signed manifest of a bundle that `state` says the lineage of."""
-    about = About(bundle.digest, len(bundle.data), state.model, state.general, model.width, model.task)
+    size = len(bundle.data)
+    about = About(bundle.digest, size, state.model, state.general, model.width, model.task, state.int8)
     return _issued(store, about)
 
 
@@ -49,7 +50,7 @@ def keep_signed(store: Store, general: ResNet34, public: Public, version: str, *
     state = store.state
     if state.general == version and store.whole and _sound(store.folder, store.folder) is None:
         size = store.bundle_path.stat().st_size
-        about = About(state.bundle, size, state.model, version, general.width, general.task)
+        about = About(state.bundle, size, state.model, version, general.width, general.task, state.int8)
         write_atomically(store.folder / MANIFEST, _issued(store, about))
 
 

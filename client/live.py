@@ -102,7 +102,8 @@ def told(event: Event) -> str | None:
     match event:
         case Using():
             why = f": {event.why}" if event.why else ""
-            return f"{'':>9} {event.kind} model, bundle {event.bundle[:12]}{why}"
+            bits = ", eight bits" if event.eight_bits else ""
+            return f"{'':>9} {event.kind} model, bundle {event.bundle[:12]}{bits}{why}"
         case Missing() if event.since_s == event.until_s:
             return f"{clock(event.since_s)} gap: nothing comes"
         case Missing():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnxruntime
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from client.bundle import Manifest
+from client.bundle import INT8, Manifest
 from client.episodes import Episode, Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using
 from client.quality import doubts, refuse_other_units
@@ -62,11 +62,11 @@ def load(where: Standing) -> Bundle:
                 found.update(block)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "missing") from None
-    if found.finalize().hex() != manifest.bundle:
+    if found.finalize().hex() != manifest.runs.digest:
         raise BundleError(
             f"{path} is not the file that was signed; it is not run, `lethe run` makes it anew", "changed"
         )
-    session = open_session(path, size=manifest.bytes)
+    session = open_session(path, optimised=manifest.runs.name == INT8 or manifest.bytes <= OPTIMISED_BYTES)
     after = path.stat()
     if (before.st_ino, before.st_mtime_ns, before.st_size) != (after.st_ino, after.st_mtime_ns, after.st_size):
         raise BundleError(f"{path} was replaced while it was read; start again", "changed")
@@ -86,15 +86,18 @@ def load_current(device: Device, where: Standing) -> Bundle:
         return load(standing(device))
 
 
-def open_session(path: Path, *, size: int) -> Any:
-    """Return a session with what a wearable can afford: one thread, no spinning, no arena."""
+def open_session(path: Path, *, optimised: bool) -> Any:
+    """Return a session with what a wearable can afford: one thread, no spinning, no arena.
+
+    `optimised`: whether the graph is rewritten; of eight bits without it nothing would be computed in eight bits.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = False
     for pool in ("intra_op", "inter_op"):
         options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-    if size > OPTIMISED_BYTES:
+    if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -150,12 +153,13 @@ class _Judge:
         self._judged = self._doubtful = 0
 
     def using(self) -> Using:
-        manifest = self.bundle.standing.manifest
-        return Using(self.bundle.standing.kind, manifest.bundle, manifest.general, self.bundle.standing.why)
+        where = self.bundle.standing
+        runs = where.manifest.runs
+        return Using(where.kind, runs.digest, where.manifest.general, where.why, eight_bits=runs.name == INT8)
 
     def switch(self, now: Standing, device: Device) -> Iterator[Event]:
         """Go on with another bundle; where only its manifest was signed anew, with the same."""
-        if now.manifest.bundle == self.bundle.standing.manifest.bundle and now.kind == self.bundle.standing.kind:
+        if now.manifest.runs == self.bundle.standing.manifest.runs and now.kind == self.bundle.standing.kind:
             self.bundle = Bundle(now, self.bundle.session)
             return
         yield from map(_over, self._smoother.reset())

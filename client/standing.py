@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from client.bundle import BUNDLE, Kind, Manifest, read
+from client.bundle import Kind, Manifest, read
 from client.envelope import HOSPITAL, opened
 from shared.errors import BundleError, RevokedError
 from shared.revocation import KIND, Revocation, list_path, of_content
@@ -54,7 +54,7 @@ class Standing:
     """What may run.
 
     Attributes:
-        path: the ONNX file.
+        path: the ONNX file, or the eight-bit one that ships beside it.
         manifest: what is signed of it.
         why: why it is not the device's own, else "".
     """
@@ -88,12 +88,12 @@ def standing(device: Device, *, today: date | None = None) -> Standing:
 def _standing(device: Device, *, today: date) -> Standing:
     state = _state(device.folder)
     own = read(device.folder, public=device.folder, today=today)
-    if own.bundle != state["bundle"]:
+    if (own.bundle, own.int8.digest) != (state["bundle"], state["int8"]):
         raise BundleError("the bundle is not the one in use: it was superseded, or put back from a copy", "superseded")
     try:
         if own.kind == "personal":
             refuse_revoked(device, state["records"])
-        return Standing(device.folder / BUNDLE, own)
+        return Standing(device.folder / own.runs.name, own)
     except RevokedError as error:
         return _general(device, state["general"], today=today, why=error)
 
@@ -137,7 +137,7 @@ def _general(device: Device, version: str, *, today: date, why: RevokedError) ->
         raise RevokedError(f"{why}, and there is no general model to fall back to: {error}") from None
     if (manifest.kind, manifest.model) != ("general", version):
         raise RevokedError(f"{why}, and what is kept to fall back to is not the general model {version[:12]}")
-    return Standing(folder / BUNDLE, manifest, str(why))
+    return Standing(folder / manifest.runs.name, manifest, str(why))
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -146,9 +146,10 @@ def _state(folder: Path) -> dict[str, Any]:
         state = json.loads((folder / "state.json").read_bytes())
         known: dict[str, Any] = {name: str(state[name]) for name in ("general", "bundle")}
         known["records"] = list(state["records"])
+        known["int8"] = str(state.get("int8", {}).get("digest", ""))
         if not _DIGEST.fullmatch(known["general"]) or not all(isinstance(one, str) for one in known["records"]):
             raise ValueError("no digest, which names a folder, or an id that is no text")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing") from None
     if not known["bundle"]:
         raise BundleError(f"no model is in use in {folder}; the next `lethe run` makes one", "missing")

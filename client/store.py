@@ -5,6 +5,7 @@
       general/<digest>/            the package of one general model, and its bundle, to fall back to
       model.safetensors            the model in use: personal, or the general model's bytes
       bundle.onnx, bundle.json     the same model as ONNX, and its signed manifest
+      bundle.int8.onnx             the same in eight bits, where it ships
       state.json                   digests, and which personal model was made of what
       answers/<job>.json           what was answered to an unlearning job
       staged.json                  a change that is decided and being carried out
@@ -17,6 +18,7 @@ Then the models are made anew, and the server, which got no answer, asks again f
 """
 
 import io
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from client.bundle import BUNDLE, MANIFEST
+from client.bundle import BUNDLE, INT8, MANIFEST
 from client.sensor import Recording
 from client.state import Change, State
 from shared.errors import DataError
@@ -50,6 +52,7 @@ class _Decision:
 
 
 _STATE, _DECISION = TypeAdapter(State), TypeAdapter(_Decision)
+_STAGED = {"staged.safetensors": MODEL, "staged.onnx": BUNDLE, "staged.int8": INT8, "staged.manifest": MANIFEST}
 
 
 class Store:
@@ -63,8 +66,8 @@ class Store:
         self.folder, self.notice = folder, notice
         for name in ("recordings", "general", "answers"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for stray in folder.rglob(".*.*"):  # temporary files of a process that was killed while writing
-            stray.unlink()
+        for stray in [*folder.rglob(".*.*")]:  # what a process that was killed while writing left
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
         self._finish()
 
     @property
@@ -77,13 +80,14 @@ class Store:
 
     @property
     def whole(self) -> bool:
-        """Return whether model and bundle are, byte for byte, those of the state."""
+        """Return whether model, bundle and eight-bit file are, byte for byte, those of the state."""
         state = self.state
-        return self.digests() == {MODEL: state.model, BUNDLE: state.bundle}
+        eight = {INT8: state.int8.digest} if state.int8.digest else {}
+        return self.digests() == {MODEL: state.model, BUNDLE: state.bundle, **eight}
 
     def digests(self) -> Mapping[str, str]:
-        """Return the digests of the model and bundle that are here, by file name."""
-        paths = [path for path in (self.model_path, self.bundle_path) if path.exists()]
+        """Return the digests of the model, bundle and eight-bit file that are here, by file name."""
+        paths = [path for path in (self.model_path, self.bundle_path, self.folder / INT8) if path.exists()]
         return {path.name: digest(path.read_bytes()) for path in paths}
 
     @property
@@ -186,6 +190,8 @@ class Store:
         if change.model:
             write_atomically(self.folder / "staged.safetensors", change.model)
             write_atomically(self.folder / "staged.onnx", change.bundle)
+            if change.int8:
+                write_atomically(self.folder / "staged.int8", change.int8)
             write_atomically(self.folder / "staged.manifest", change.manifest)
         replaced = self.state.general if self.state.general != change.state.general else ""
         decided = _Decision(change.state, change.erase, change.answer, replaced)
@@ -203,11 +209,11 @@ class Store:
         except ValueError:
             _remove([*self.folder.glob("staged.*"), self.folder / "state.json"])
             return
-        for name, final in (("staged.safetensors", MODEL), ("staged.onnx", BUNDLE), ("staged.manifest", MANIFEST)):
+        for name, final in _STAGED.items():
             if (self.folder / name).exists():
                 (self.folder / name).replace(self.folder / final)
-        if not decided.state.model:
-            _remove(self.folder / name for name in (MODEL, BUNDLE, MANIFEST))
+        gone = () if decided.state.model else (MODEL, BUNDLE, MANIFEST)
+        _remove(self.folder / name for name in (*gone, *(() if decided.state.int8.digest else (INT8,))))
         self.erase(decided.erase)
         if decided.answer is not None:
             job, text = decided.answer

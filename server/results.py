@@ -77,6 +77,7 @@ def describe_general(registry: Registry, trained: Trained) -> dict[str, Any]:
 _TOLD = (
     *("slot", "records", "train_segments", "held_out_segments", "split", "accepted", "reason", "personal", "bundle"),
     *("own_general", "own_personal", "others_general", "others_personal", "parity", "seconds"),
+    *("int8", "int8_reason"),
 )
 
 

@@ -105,6 +105,8 @@ class PersonaliseReply:
         left_out: reasons for which records were left out, with counts.
         parity: largest difference of ONNX Runtime's and torch's probabilities.
         seconds: what making the model took; what was found made already took less.
+        int8: whether the wearable runs eight bits.
+        int8_reason: why it does not, though it was asked to; else "".
     """
 
     slot: Count
@@ -124,6 +126,8 @@ class PersonaliseReply:
     left_out: Mapping[Words, Count] | None = None
     parity: Amount | None = None
     seconds: Amount = 0.0
+    int8: bool = False
+    int8_reason: Words = ""
 
 
 @payload

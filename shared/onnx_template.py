@@ -49,7 +49,7 @@ def export_template(model: ResNet34) -> bytes:
     if program is None:
         raise DataError("PyTorch exported no ONNX program")
     graph = program.model_proto
-    _strip(graph)
+    strip(graph)
     weights = model.state_dict()
     for tensor in graph.graph.initializer:
         if tensor.name.removeprefix(_PREFIX) in weights:
@@ -87,8 +87,8 @@ def fill(template: bytes, model: ResNet34, *, metadata: dict[str, str]) -> bytes
     return bytes(graph.SerializeToString(deterministic=True))
 
 
-def _strip(model: ModelProto) -> None:
-    """Remove what the exporter noted about its own source files."""
+def strip(model: ModelProto) -> None:
+    """Remove what an exporter or another tool noted about its own source files and doings."""
     del model.metadata_props[:]
     graph = model.graph
     del graph.metadata_props[:]

@@ -76,6 +76,7 @@ class Personalisation:
     anchor_weight: float = 5.0  # of the distillation term
     budget: float = 0.02  # others' accuracy may fall by this much before the device rolls back
     held_out: float = 0.3  # of the segments, when a device has one record and splits by time
+    int8: bool = False  # whether its wearable runs eight bits, where they cost no more than their gate allows
     seed: int = 0
 
 

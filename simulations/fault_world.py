@@ -29,6 +29,7 @@ TINY = Settings().with_values(
         "personalisation.anchor_segments": 12,
         "personalisation.gate_segments": 12,
         "personalisation.budget": 1.0,
+        "personalisation.int8": True,
         "unlearning.epochs": 2,
         "probe.epsilons_sd": "0,0.05",
         "probe.control_segments": 12,

@@ -120,6 +120,7 @@ def closing(result: Row) -> str:
         lines.append(f"  accuracy {record['accuracy']:.3f} on {record['n']} records of unseen patients")
         lines.append(f"  (always the most frequent class: {general['majority']:.3f})")
     lines += [f"  {told}" for told in (*made_without(general), *_of_the_public(result))]
+    lines += _eight_bits(result)
     lines += [line for row in result["withdrawals"] for line in _ending(row, Path(result["report"]))]
     lines += [f"made no personal model in this run: {row['pseudonym']}: {row['reason']}" for row in result["silent"]]
     lines += [
@@ -127,6 +128,16 @@ def closing(result: Row) -> str:
     ]
     left_out = ", ".join(f"{count} {reason}" for reason, count in result["data"]["left_out"].items()) or "none"
     return "\n".join([*lines, f"records left out: {left_out}", f"report: {result['report']}"])
+
+
+def _eight_bits(result: Row) -> list[str]:
+    """Return how many wearables run eight bits, and why the others do not; nothing where none was asked to."""
+    if not result["settings"].get("personalisation.int8"):
+        return []
+    rows = result["personal"]
+    kept = [row for row in rows if not row["int8"]]
+    reasons = [f"  {row['pseudonym']} runs the ONNX file: {row['int8_reason']}" for row in kept]
+    return [f"eight bits on {len(rows) - len(kept)} of {len(rows)} wearables", *reasons]
 
 
 def _of_the_public(result: Row) -> list[str]:

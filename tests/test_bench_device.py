@@ -11,9 +11,7 @@ from fleet import Fleet
 from typer.testing import CliRunner
 
 from client.bundle import BUNDLE
-from shared.metrics import Scores
 from simulations.bench_device import app, bare
-from simulations.int8 import passes
 
 pytestmark = pytest.mark.slow
 
@@ -63,20 +61,4 @@ def test_an_eight_bit_copy_says_nearly_the_same_and_is_held_to_the_gate(fleet: F
     found = figures("int8", "--version", version)
     assert found["segments"] == 12
     assert found["same_class"] >= 0.75
-    assert isinstance(found["passes"], bool)
-
-
-@pytest.mark.parametrize(
-    ("auc", "accuracy", "expected"),
-    [
-        (0.9, 0.8, True),
-        (0.895, 0.79, True),
-        (0.894, 0.8, False),
-        (0.9, 0.789, False),
-        (0.99, 0.7, False),
-        (None, 0.8, False),
-    ],
-)
-def test_the_gate_lets_half_a_point_of_auc_and_a_point_of_accuracy_go(auc, accuracy, expected):
-    before: Scores = {"n": 9, "accuracy": 0.8, "macro_f1": None, "macro_auc": 0.9}
-    assert passes(before, {**before, "accuracy": accuracy, "macro_auc": auc}) == expected
+    assert found["passes"] == (found["reason"] == "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.bundle import EightBits
 from client.device import recipe
 from client.sensor import Recording
 from client.store import Change, State, Store
@@ -29,8 +30,8 @@ def filled(folder: Path) -> Store:
     store = Store(folder)
     store.install(package(b"g"))
     store.add([recording("r1"), recording("r2", 2.0)])
-    state = State(package(b"g").digest, "a" * 64, "b" * 64, "recipe")
-    store.apply(Change(state, b"old model" * 100, b"old bundle" * 100, b"old manifest"))
+    state = State(package(b"g").digest, "a" * 64, "b" * 64, "recipe", int8=EightBits("e" * 64, 900))
+    store.apply(Change(state, b"old model" * 100, b"old bundle" * 100, b"old manifest", b"old eight bits" * 100))
     return store
 
 
@@ -38,9 +39,10 @@ def package(weights: bytes) -> Package:
     return Package(weights * 64, b"template" + weights, b"public" + weights)
 
 
-def change() -> Change:
-    state = State(package(b"h").digest, "c" * 64, "d" * 64, "", "why")
-    files = (b"new model" * 100, b"new bundle" * 100, b"new manifest")
+def change(eight_bits: bytes = b"new eight bits" * 100) -> Change:
+    eight = EightBits("f" * 64, 900) if eight_bits else EightBits(reason="the gate")
+    state = State(package(b"h").digest, "c" * 64, "d" * 64, "", "why", int8=eight)
+    files = (b"new model" * 100, b"new bundle" * 100, b"new manifest", eight_bits)
     return Change(state, *files, erase=("r1",), answer=("j-1", '{"answer": 1}'))
 
 
@@ -103,8 +105,9 @@ def outcomes(tmp_path: Path, power: Power, act) -> list[dict[str, bytes]]:
     raise AssertionError("it never ends")
 
 
-def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_state(tmp_path, power):
-    found = outcomes(tmp_path, power, lambda store: store.apply(change()))
+@pytest.mark.parametrize("eight_bits", [b"new eight bits" * 100, b""], ids=["ships", "does not ship"])
+def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_state(tmp_path, power, eight_bits):
+    found = outcomes(tmp_path, power, lambda store: store.apply(change(eight_bits)))
     old, new = found[0], found[-1]
     assert len(found) > 15
     assert all(one in (old, new) for one in found)
@@ -114,7 +117,8 @@ def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_state(tmp_path, 
     assert new["model.safetensors"] == b"new model" * 100
     assert (old["bundle.json"], new["bundle.json"]) == (b"old manifest", b"new manifest")
     assert "recordings/r1.npz" in old
-    assert {name.split("/")[0] for name in new} == {
+    assert (old["bundle.int8.onnx"], new.get("bundle.int8.onnx", b"")) == (b"old eight bits" * 100, eight_bits)
+    assert {name.split("/")[0] for name in new} - {"bundle.int8.onnx"} == {
         "recordings", "general", "model.safetensors", "bundle.onnx", "bundle.json", "state.json", "answers"
     }  # fmt: skip
     assert [name for name in new if name.startswith("recordings/")] == ["recordings/r2.npz"]
@@ -136,8 +140,8 @@ def test_a_power_cut_during_the_recovery_is_recovered_from_too(tmp_path, power):
             whole = (after.state, after.model_path.read_bytes(), after.bundle_path.read_bytes(), after.record_ids())
             assert whole in (
                 (change().state, change().model, change().bundle, ("r2",)),
-                (State(package(b"g").digest, "a" * 64, "b" * 64, "recipe"), b"old model" * 100, b"old bundle" * 100,
-                 ("r1", "r2")),
+                (State(package(b"g").digest, "a" * 64, "b" * 64, "recipe", int8=EightBits("e" * 64, 900)),
+                 b"old model" * 100, b"old bundle" * 100, ("r1", "r2")),
             )  # fmt: skip
             assert not list(folder.glob("staged.*"))
 
@@ -161,7 +165,8 @@ def test_a_power_cut_while_a_package_is_installed_leaves_a_package_that_can_be_u
 
 def test_temporary_files_of_a_killed_process_are_swept(tmp_path):
     store = filled(tmp_path)
-    for name in (".model.safetensors.x1", "recordings/.r9.npz.ab", "general/.x.y"):
+    for name in (".model.safetensors.x1", "recordings/.r9.npz.ab", "general/.x.y", ".int8.ab/.c.d", ".int8.ab/e.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "staged.safetensors").write_bytes(b"half")
     before = {name for name in picture(tmp_path) if "/." not in name and not name.startswith((".", "staged"))}
@@ -305,8 +310,8 @@ def test_a_state_without_a_model_removes_the_files_of_the_model_whatever_stops_i
     found = outcomes(tmp_path, power, lambda store: store.apply(Change(State(), erase=("r1",))))
     old, new = found[0], found[-1]
     assert all(one in (old, new) for one in found)
-    assert {"model.safetensors", "bundle.onnx"} <= set(old)
-    assert not {"model.safetensors", "bundle.onnx", "recordings/r1.npz"} & set(new)
+    assert {"model.safetensors", "bundle.onnx", "bundle.int8.onnx"} <= set(old)
+    assert not {"model.safetensors", "bundle.onnx", "bundle.int8.onnx", "recordings/r1.npz"} & set(new)
     assert not any(package(b"g").digest in name for name in new)
 
 
