@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from client.bundle import BUNDLE, INT8, MANIFEST
 from client.device import Own, open_general
-from client.envelope import HOSPITAL, PRIVATE
+from client.envelope import HOSPITAL, PRIVATE, SERIAL
 from client.envelope import PUBLIC as DEVICE
 from client.forgetting import Withdrawal, earlier, prepare
 from client.scope import kept, named, up_to_date
@@ -114,7 +114,7 @@ def _fresh(store: Store, request: VerifyRequest) -> str:
 def _strangers(store: Store) -> Iterable[str]:
     """Name the files that have no place in a device's folder."""
     eight = {INT8} if store.digests().get(INT8) == store.state.int8.digest else set()
-    here = {MODEL, BUNDLE, *eight, MANIFEST, PRIVATE, DEVICE, HOSPITAL, "state.json"}
+    here = {MODEL, BUNDLE, *eight, MANIFEST, PRIVATE, DEVICE, HOSPITAL, SERIAL, "state.json"}
     places = {(): here, ("recordings",): {".npz"}, ("answers",): {".json"}}
     for path in store.folder.rglob("*"):
         *folder, name = path.relative_to(store.folder).parts

@@ -3,6 +3,7 @@
     device.pem           the device's own Ed25519 key, PKCS #8, mode 0600; made when it first signs
     device.pub.pem       its public key
     hospital.pub.pem     the hospital's public keys, one after the other, as the last run told them
+    revoked.serial       the serial of the newest list of withdrawn records that was believed
 
 A statement is JSON in a DSSE envelope, like a certificate. The wearable's runtime has 80 MB in all, so this module
 imports neither torch nor a library for envelopes, nor hashlib, which would load OpenSSL a second time. A key id is the
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from shared.errors import BundleError
 from shared.files import write_atomically
 
-PRIVATE, PUBLIC, HOSPITAL = "device.pem", "device.pub.pem", "hospital.pub.pem"
+PRIVATE, PUBLIC, HOSPITAL, SERIAL = "device.pem", "device.pub.pem", "hospital.pub.pem", "revoked.serial"
 MOST_BYTES = 1_000_000  # a manifest has under two thousand
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 

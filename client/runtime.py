@@ -5,7 +5,7 @@
         ...
 
 No torch: importing this takes a quarter of a second. ONNX Runtime gets one thread that does not spin, and no memory
-arena. Nothing is written: what may run is looked up in files of the device's own process (`client/standing.py`).
+arena. What may run is looked up in files of the device's own process (`client/standing.py`).
 """
 
 import time

@@ -1,24 +1,29 @@
 """Which bundle a wearable may run now: its own, unless what that was made of is withdrawn; then the general model's.
 
-Only small files are read here, so that it can be asked every second while samples stream. The wearable writes
-nothing: the device's own process (`client/issuing.py`, `client/store.py`) makes what is read here.
+Only small files are read here, so that it can be asked every second while samples stream. The wearable writes one
+number, `revoked.serial`: that of the newest list of withdrawn records it has seen, so that an older one put in its
+place, or none, stops the personal model. The device's own process (`client/issuing.py`, `client/store.py`) makes
+the rest.
 """
 
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from client.bundle import Kind, Manifest, read
-from client.envelope import HOSPITAL, opened
+from client.envelope import HOSPITAL, SERIAL, opened
 from shared.errors import BundleError, RevokedError
+from shared.files import write_atomically
 from shared.revocation import KIND, Revocation, list_path, of_content
 
 PATIENCE_S = 1.0  # how long a change that the device is carrying out is waited for
 POLL_S = 0.02
+_DIGITS = 20  # of a serial, at most
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
@@ -101,23 +106,40 @@ def _standing(device: Device, *, today: date) -> Standing:
 def refuse_revoked(device: Device, records: list[str]) -> None:
     """See that no record that a model was made of is in the hospital's list.
 
-    A list that is there and cannot be verified might have been shortened: until it can, nothing of the patient runs.
+    A list that is there and cannot be verified might have been shortened, and one that is older than another seen
+    before, or gone since, leaves something out: until a newer one comes, nothing of the patient runs.
 
     Raises:
         RevokedError: one is, or it cannot be told.
     """
+    seen = _seen(device.folder)
     try:
         data = device.revocations.read_bytes()
     except FileNotFoundError:
+        if seen:
+            raise RevokedError("the list of withdrawn records is gone, and this device has seen one") from None
         return
     except OSError as error:
         raise RevokedError(f"the list of withdrawn records cannot be read ({error.strerror})") from None
     try:
         listed = _believed(data, device)
+        if listed.serial < seen:
+            raise ValueError(f"it is older than one that was here: serial {listed.serial}, expected {seen} or more")
     except (BundleError, OSError, ValueError) as error:
         raise RevokedError(f"the list of withdrawn records cannot be verified ({error})") from None
+    if listed.serial > seen:
+        with suppress(OSError):  # the next look tries again
+            write_atomically(device.folder / SERIAL, f"{listed.serial}\n".encode())
     if not records or not listed.records.isdisjoint(records):  # an older Lethe did not note what it was made of
         raise RevokedError("the patient has withdrawn what it was made of")
+
+
+def _seen(folder: Path) -> int:
+    """Return the serial of the newest list that was here, 0 for none."""
+    try:
+        return int((folder / SERIAL).read_bytes()[:_DIGITS])
+    except (OSError, ValueError):
+        return 0
 
 
 def _believed(data: bytes, device: Device) -> Revocation:

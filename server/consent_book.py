@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from server import consent, schema
@@ -120,7 +121,8 @@ class ConsentBook(JobBook):
             who = patient_of(connection, patient)
             again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
             if again and slot is not None:
-                revoke(self._home, slot, _withdrawn(connection, who.id), key_folder=self._home / "keys")
+                gone, serial = _withdrawn(connection, who.id), _serial(connection, who.id)
+                revoke(self._home, slot, gone, serial=serial, key_folder=self._home / "keys")
                 Notice(self._home / FOLDER / str(slot)).lift(again)  # last: it needs neither a key nor room
         return again
 
@@ -171,13 +173,13 @@ class ConsentBook(JobBook):
             with suppress(OSError):  # who cannot lock leaves word all the same
                 stack.enter_context(only_word(self._home, slot))
             with self._reading() as connection:
-                gone = _withdrawn(connection, patient)
+                gone, serial = _withdrawn(connection, patient), _serial(connection, patient)
             try:
                 Notice(self._home / FOLDER / str(slot)).leave(gone)
             except OSError as error:
                 failed.append(Unheard("word", error))
             try:
-                revoke(self._home, slot, gone, key_folder=self._home / "keys")
+                revoke(self._home, slot, gone, serial=serial, key_folder=self._home / "keys")
             except (OSError, WorkspaceError) as error:
                 failed.append(Unheard("list", error))
         return failed
@@ -190,3 +192,11 @@ class ConsentBook(JobBook):
 def _withdrawn(connection: Connection, patient: str) -> list[str]:
     rows = records_of(connection, schema.records.c.patient == patient)
     return [row.id for row in rows if row.withdrawn]
+
+
+def _serial(connection: Connection, patient: str) -> int:
+    """Return how often a record of the patient's was withdrawn or given again; neither table forgets a row."""
+    return sum(
+        connection.execute(sa.select(sa.func.count()).where(table.c.patient == patient)).scalar_one()
+        for table in (schema.withdrawals, schema.renewals)
+    )

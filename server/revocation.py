@@ -33,14 +33,16 @@ def only_word(home: Path, slot: int) -> Iterator[None]:
         yield
 
 
-def revoke(home: Path, slot: int, records: Iterable[str], *, key_folder: Path) -> None:
+def revoke(home: Path, slot: int, records: Iterable[str], *, serial: int, key_folder: Path) -> None:
     """Sign and leave the list of a device's withdrawn records, durable when this returns.
+
+    `serial` never falls from one list of a device to the next: a device takes none that is older than one it has seen.
 
     Raises:
         OSError: it cannot be written.
         WorkspaceError: there is no key to sign with.
     """
-    content = Revocation(slot, frozenset(records)).content()
+    content = Revocation(slot, frozenset(records), serial).content()
     envelope = Envelope(_canonical(content), KIND, {})
     envelope.sign(keys.signer(key_folder))
     path = list_path(home, slot)

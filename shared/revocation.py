@@ -20,14 +20,21 @@ FORM = 1
 
 @dataclass(frozen=True)
 class Revocation:
-    """The withdrawn records of one device's patient."""
+    """The withdrawn records of one device's patient.
+
+    Attributes:
+        device: whose list it is.
+        records: ids of what is withdrawn now.
+        serial: how often records of this patient were withdrawn or given again; of two lists the newer has the larger.
+    """
 
     device: int
     records: frozenset[str]
+    serial: int
 
     def content(self) -> dict[str, Any]:
         """Return what is signed; no date, which would lead to an entry in the ledger."""
-        return {"form": FORM, "device": self.device, "records": sorted(self.records)}
+        return {"form": FORM, "device": self.device, "records": sorted(self.records), "serial": self.serial}
 
 
 def of_content(content: Mapping[str, Any]) -> Revocation:
@@ -37,9 +44,12 @@ def of_content(content: Mapping[str, Any]) -> Revocation:
         ValueError: it is no list of this form.
     """
     records, device = content.get("records"), content.get("device")
+    serial = content.get("serial", 0)  # an older Lethe gave none
     if content.get("form") != FORM or not isinstance(device, int) or not isinstance(records, list):
         raise ValueError(f"it is no revocation of form {FORM}")
-    return Revocation(device, frozenset(map(str, records)))
+    if not isinstance(serial, int):
+        raise ValueError("its serial is no number")
+    return Revocation(device, frozenset(map(str, records)), serial)
 
 
 def list_path(home: Path, slot: int) -> Path:

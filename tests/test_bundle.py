@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from fleet import Fleet, copied
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 from wearable_signals import chunked, signal
 
 from client.bundle import BUNDLE, KIND, MANIFEST, read, signed
-from client.envelope import HOSPITAL, PRIVATE, PUBLIC, device_key, sign
+from client.envelope import HOSPITAL, PRIVATE, PUBLIC, SERIAL, device_key, sign
 from client.events import Judged, Using
 from client.runtime import load, run
 from client.standing import Device, standing
@@ -316,6 +316,63 @@ def test_a_list_that_cannot_be_verified_lets_nothing_of_the_patient_run(fleet, d
     assert (now.kind, "the list of withdrawn records cannot be" in now.why) == ("general", True)
 
 
+def test_an_older_list_and_none_are_not_taken_for_the_newest(fleet, device):
+    """With the list of before, a model would run again that was made of what has been withdrawn since."""
+    patient = fleet.wearer(device.slot)
+    first, second, *_ = fleet.records(patient)
+    fleet.registry.withdraw(patient.id, records=[first])
+    fleet.run()
+    assert standing(device).kind == "personal"
+    older = device.revocations.read_bytes()
+    fleet.registry.withdraw(patient.id, records=[second])
+    assert standing(device).why == "the patient has withdrawn what it was made of"
+    newest = device.revocations.read_bytes()
+    device.revocations.write_bytes(older)
+    now = standing(device)
+    assert (now.kind, "older than one that was here: serial 1, expected 2 or more" in now.why) == ("general", True)
+    device.revocations.unlink()
+    now = standing(device)
+    assert (now.kind, "is gone, and this device has seen one" in now.why) == ("general", True)
+    device.revocations.write_bytes(newest)
+    run = fleet.run()
+    (look,) = run.withdrawals.values()
+    assert look.verdict["verdict"] == "PASS"  # the serial is no stray file
+    assert standing(device).why == ""
+
+
+def test_a_list_with_fewer_records_is_newer_where_consent_was_given_again(fleet, device):
+    patient = fleet.wearer(device.slot)
+    fleet.registry.withdraw(patient.id)
+    assert standing(device).kind == "general"
+    fleet.run()
+    fleet.registry.consent_again(patient.id)
+    fleet.run()
+    assert (standing(device).kind, standing(device).why) == ("personal", "")
+
+
+def test_asking_twice_for_the_same_leaves_the_same_list(fleet, device):
+    patient = fleet.wearer(device.slot)
+    lists = []
+    for _ in range(2):
+        fleet.registry.withdraw(patient.id)
+        lists.append(device.revocations.read_bytes())
+    assert lists[0] == lists[1]
+    assert patient.pseudonym.encode() not in lists[0]
+
+
+def test_a_list_without_a_serial_is_believed_until_one_with_a_serial_was_here(fleet, device):
+    patient = fleet.wearer(device.slot)
+    key = load_pem_private_key((fleet.workspace.keys / keys.PRIVATE).read_bytes(), password=None)
+    nothing = {"form": 1, "device": device.slot, "records": []}
+    unnumbered = sign(nothing, kind="application/vnd.lethe.revocation+json", key=key)
+    device.revocations.write_bytes(unnumbered)
+    assert standing(device).kind == "personal"
+    fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
+    assert standing(device).kind == "general"
+    device.revocations.write_bytes(unnumbered)
+    assert "older than one that was here" in standing(device).why
+
+
 def test_another_device_s_list_is_not_taken_for_this_one_s(fleet, device):
     other = next(patient for patient in fleet.wearers() if patient.slot != device.slot)
     fleet.registry.withdraw(other.id)
@@ -390,7 +447,7 @@ def test_the_runtime_imports_neither_torch_nor_what_a_wearable_cannot_afford():
     assert done.stdout == "[]\n"
 
 
-def test_the_runtime_changes_nothing_on_the_device(fleet, device):
+def test_the_runtime_changes_nothing_on_the_device_but_notes_which_list_it_saw(fleet, device):
     fleet.registry.withdraw(fleet.wearer(device.slot).id)
     places = (device.folder, fleet.workspace.home / FOLDER)
 
@@ -400,7 +457,9 @@ def test_the_runtime_changes_nothing_on_the_device(fleet, device):
 
     before = picture()
     list(run(device, chunked(signal(3))))
-    assert picture() == before
+    after = picture()
+    assert after.pop(device.folder / SERIAL, None) is not None  # of the list that it has seen
+    assert after == before
 
 
 def test_a_change_that_is_being_carried_out_is_waited_for(device, monkeypatch):
