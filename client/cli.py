@@ -1,4 +1,4 @@
-"""The wearable's command, `lethe devices run`; `simulations/cli.py` mounts it and prints errors.
+"""The wearable's commands, `lethe devices run` and `delta`; `simulations/cli.py` mounts them and prints errors.
 
 Nothing heavy is imported before it runs, and torch never.
 """
@@ -66,6 +66,28 @@ def run_device(
         from client.live import save
 
         save(view.last, picture)
+
+
+def delta_of_device(
+    file: Annotated[Path, typer.Argument(help="Where it is written.", show_default=False)],
+    device: Annotated[int, typer.Option("--device", help="The device's number, as in `lethe devices list`.")] = 0,
+    home: Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The workspace.")] = HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write what a radio carries of a device's bundle to a wearable that keeps the general model's.
+
+    It holds the wearer's weights: remove it once it is sent. Exit code 3: the bundle is revoked, and nothing travels.
+    """
+    from client.delta import delta_of
+    from client.standing import Device, standing
+    from shared.files import write_atomically
+
+    wearable = Device.of(home.expanduser().resolve(), device)
+    runs, sent = standing(wearable).manifest.runs, delta_of(wearable)
+    write_atomically(file.expanduser().resolve(), sent)
+    told = {"bytes_on_the_wire": len(sent), "bytes": runs.bytes, "runs": runs.name}
+    share = f"{len(sent):,} bytes on the wire, {100 * len(sent) / runs.bytes:.1f} % of the {runs.bytes:,}"
+    sys.stdout.write((json.dumps(told) if as_json else f"{share} of {runs.name}, its manifest included") + "\n")
 
 
 def _source(record: Path | None, csv: Path | None, generate: float | None, settings: Streaming) -> Iterable["Chunk"]:

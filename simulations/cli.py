@@ -15,7 +15,7 @@ import click
 import typer
 import typer.core
 
-from client.cli import run_device
+from client.cli import delta_of_device, run_device
 from server.certificate_cli import certificate, keys
 from server.cli import devices, run_command
 from server.consent_cli import patients
@@ -44,6 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 devices.command("run")(run_device)
+devices.command("delta")(delta_of_device)
 patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
 GROUPS |= {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}
