@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from filecmp import cmp
 from pathlib import Path
 
-from client.bundle import BUNDLE, MANIFEST
+from client.bundle import BUNDLE, INT8, MANIFEST
 from client.envelope import HOSPITAL as HOSPITAL_KEYS
 from client.envelope import PRIVATE
 from client.envelope import PUBLIC as DEVICE_KEY
@@ -23,11 +23,12 @@ from simulations.traced import UNREADABLE, Holding, Known, ids_in, read_json
 FORGETS = "once withdrawn and forgotten"
 NEXT_GENERAL = "once withdrawn, when the device gets the next general model"
 STATE = "state.json"
-OWN = {STATE, MODEL, BUNDLE, MANIFEST, PRIVATE, DEVICE_KEY, HOSPITAL_KEYS}
+OWN = {STATE, MODEL, BUNDLE, INT8, MANIFEST, PRIVATE, DEVICE_KEY, HOSPITAL_KEYS}
 KINDS = {"recordings": ".npz", "answers": ".json"}
 IN_USE = (
     (MODEL, "model", "the personal model, learnt from them"),
     (BUNDLE, "bundle", "the same as the wearable runs it"),
+    (INT8, "int8", "the same in eight bits"),
 )
 ONLY_THERE = "its files can be seen only where it runs"
 
@@ -148,7 +149,8 @@ def _same_public(package: Path, kept: Mapping[str, Held]) -> bool:
 
 def _told(state: object, key: str) -> str:
     """Return a digest that a device's state names; "" where it names none."""
-    return str(state.get(key, "")) if isinstance(state, dict) else ""
+    told = state.get(key, "") if isinstance(state, dict) else ""
+    return str(told.get("digest", "") if isinstance(told, dict) else told)
 
 
 def _digest(path: Path) -> str:
