@@ -105,8 +105,7 @@ class PersonaliseReply:
         left_out: reasons for which records were left out, with counts.
         parity: largest difference of ONNX Runtime's and torch's probabilities.
         seconds: what making the model took; what was found made already took less.
-        int8: whether the wearable runs eight bits.
-        int8_reason: why it does not, though it was asked to; else "".
+        int8, int8_reason: whether the wearable runs eight bits; why not, where it was asked to, else "".
     """
 
     slot: Count
