@@ -11,7 +11,7 @@ from pathlib import Path
 
 from client.bundle import BUNDLE, INT8, MANIFEST
 from client.envelope import HOSPITAL as HOSPITAL_KEYS
-from client.envelope import PRIVATE
+from client.envelope import PRIVATE, SERIAL
 from client.envelope import PUBLIC as DEVICE_KEY
 from server.holdings import Held, public_files
 from server.registry import Registry
@@ -23,7 +23,7 @@ from simulations.traced import UNREADABLE, Holding, Known, ids_in, read_json
 FORGETS = "once withdrawn and forgotten"
 NEXT_GENERAL = "once withdrawn, when the device gets the next general model"
 STATE = "state.json"
-OWN = {STATE, MODEL, BUNDLE, INT8, MANIFEST, PRIVATE, DEVICE_KEY, HOSPITAL_KEYS}
+OWN = {STATE, MODEL, BUNDLE, INT8, MANIFEST, PRIVATE, DEVICE_KEY, HOSPITAL_KEYS, SERIAL}
 KINDS = {"recordings": ".npz", "answers": ".json"}
 IN_USE = (
     (MODEL, "model", "the personal model, learnt from them"),

@@ -1,5 +1,6 @@
 """What the trace tells of devices: by their files on this machine, by what they last told where they are elsewhere."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -146,6 +147,19 @@ def test_a_model_that_is_not_the_state_s_counts_as_made_of_everything(fleet, dev
     assert gone not in device(who)[place].records
     path.write_bytes(b"as a process left it that was killed between two renames")
     assert device(who)[place].records == records_of(fleet, who)
+
+
+def test_the_model_in_eight_bits_is_told_of_as_the_other_and_the_list_s_number_is_nobody_s(fleet, device):
+    who = fleet.with_several_records()
+    folder, state = fleet.folder(who), json.loads((fleet.folder(who) / "state.json").read_text())
+    (folder / "revoked.serial").write_text("1\n")
+    (folder / "bundle.int8.onnx").write_bytes(b"eight bits")
+    place = f"devices/{who.slot}/bundle.int8.onnx"
+    assert "cannot be read" in device(who)[place].what
+    state |= {"records": state["records"][1:], "int8": {"digest": hashlib.sha256(b"eight bits").hexdigest()}}
+    (folder / "state.json").write_text(json.dumps(state))
+    assert device(who)[place].records == tuple(state["records"])
+    assert f"devices/{who.slot}/revoked.serial" not in device(who)
 
 
 @pytest.mark.parametrize(
