@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shared.errors import DataError
 from shared.model import ResNet34, model_digest, probabilities
-from shared.onnx_template import INPUT, fill
+from shared.onnx_template import INPUT, OUTPUT, fill
 from shared.settings import LEADS, SAMPLING_HZ, SEGMENT_SAMPLES, SUPERCLASSES
 
 PARITY = 1e-4  # largest tolerated difference of a probability
@@ -68,7 +68,7 @@ def largest_difference(data: bytes, model: ResNet34, segments: Tensor) -> float:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {INPUT: segments.numpy()})
+    (found,) = session.run([OUTPUT], {INPUT: segments.numpy()})
     with torch.inference_mode():
         expected = probabilities(model(segments), model.task).numpy()
     return float(np.abs(found - expected).max())

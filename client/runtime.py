@@ -29,7 +29,7 @@ from shared.errors import BundleError
 from shared.settings import SAMPLING_HZ, SEGMENT_SAMPLES, Streaming
 
 Samples = npt.NDArray[np.float32]
-INPUT, OUTPUT = "segments", "probabilities"
+INPUT, OUTPUT, MARGINS = "segments", "probabilities", "margins"
 OPTIMISED_BYTES = 8_000_000  # rewriting the graph holds a large model's weights twice, and makes it no faster
 READ_BYTES = 1 << 20
 
@@ -107,7 +107,8 @@ def _refuse_other(session: Any, manifest: Manifest, path: Path) -> None:
     about = session.get_modelmeta().custom_metadata_map
     inputs, outputs = session.get_inputs(), session.get_outputs()
     seen = [(one.name, *one.shape[1:]) for one in (*inputs, *outputs)]
-    wanted = [(INPUT, len(manifest.leads), manifest.samples), (OUTPUT, len(manifest.labels))]
+    classes = len(manifest.labels)
+    wanted = [(INPUT, len(manifest.leads), manifest.samples), (OUTPUT, classes), (MARGINS, classes)]
     if seen != wanted or (about.get("lethe.model"), about.get("lethe.task")) != (manifest.model, manifest.task):
         raise BundleError(
             f"{path} has inputs and outputs {seen} or metadata unlike its manifest; it is not run", "contract"

@@ -7,6 +7,7 @@ Source: He et al. 2016 (the paper's section 3.1.3), one-dimensional; width 64 is
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -140,6 +141,18 @@ class ResNet34(nn.Module):
 def probabilities(logits: Tensor, task: Task) -> Tensor:
     """Return class probabilities (B, 5): softmax for `single`, sigmoid for `multi`."""
     return logits.softmax(dim=1) if task == "single" else logits.sigmoid()
+
+
+def log_odds(logits: Tensor, task: Task) -> Tensor:
+    """Return the logarithm of p / (1 - p) of every class, (B, 5): each class's margin over all others together.
+
+    For `single` z_k minus the logsumexp of the other logits, which of the true class is the audit's margin phi (Carlini
+    et al. 2022); for `multi` the logits. Unlike probabilities they have a scale where a model is sure.
+    """
+    if task == "multi":
+        return logits
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits - logits[:, None].masked_fill(itself, -math.inf).logsumexp(dim=2)
 
 
 def build(settings: General, *, lead_sd: Tensor | None = None) -> ResNet34:

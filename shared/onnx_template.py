@@ -1,7 +1,7 @@
 """An architecture's ONNX graph without weights: exported once a general model, filled in on every device.
 
 Exporting through PyTorch takes seconds, filling in takes milliseconds; `client/export.py` fills, checks and
-stores. The graph takes raw millivolts and gives probabilities, with a dynamic batch.
+stores. The graph takes raw millivolts and gives probabilities and margins, with a dynamic batch.
 """
 
 import warnings
@@ -12,22 +12,23 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from shared.errors import DataError
-from shared.model import ResNet34, probabilities
+from shared.model import ResNet34, log_odds, probabilities
 from shared.settings import LEADS, SEGMENT_SAMPLES
 
-INPUT, OUTPUT = "segments", "probabilities"
+INPUT, OUTPUT, MARGINS = "segments", "probabilities", "margins"
 _PREFIX = "model."
 
 
-class _Probabilities(nn.Module):
-    """Segments (B, 12, 500) in millivolts -> class probabilities (B, 5)."""
+class _Outputs(nn.Module):
+    """Segments (B, 12, 500) in millivolts -> class probabilities and their log-odds, (B, 5) each."""
 
     def __init__(self, model: ResNet34) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, segments: Tensor) -> Tensor:
-        return probabilities(self.model(segments), self.model.task)
+    def forward(self, segments: Tensor) -> tuple[Tensor, Tensor]:
+        logits, task = self.model(segments), self.model.task
+        return probabilities(logits, task), log_odds(logits, task)
 
 
 def export_template(model: ResNet34) -> bytes:
@@ -36,14 +37,14 @@ def export_template(model: ResNet34) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
-            _Probabilities(model).eval(),
+            _Outputs(model).eval(),
             (example,),
             dynamo=True,
             optimize=False,  # so that every initialiser keeps its name in the state dict
             external_data=False,
             dynamic_shapes=({0: "batch"},),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, MARGINS],
             verbose=False,
         )
     if program is None:

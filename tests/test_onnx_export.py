@@ -15,8 +15,9 @@ import shared
 from client.export import PARITY, export, largest_difference
 from server.templates import _key, template
 from shared.errors import DataError
-from shared.model import build, model_digest, probabilities
-from shared.onnx_template import INPUT, OUTPUT, export_template, fill
+from shared.model import build, log_odds, model_digest, probabilities
+from shared.onnx_template import INPUT, MARGINS, OUTPUT, export_template, fill
+from shared.probing import margin
 from shared.settings import LEADS, SUPERCLASSES, General
 from simulations.bench_device import network
 
@@ -36,9 +37,9 @@ def wide() -> bytes:
     return template(network(64, "single"))
 
 
-def run(data: bytes, segments: torch.Tensor) -> np.ndarray:
+def run(data: bytes, segments: torch.Tensor, output: str = OUTPUT) -> np.ndarray:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return session.run([OUTPUT], {INPUT: segments.numpy()})[0]
+    return session.run([output], {INPUT: segments.numpy()})[0]
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
@@ -50,6 +51,26 @@ def test_onnx_runtime_agrees_with_torch_for_any_batch(templates, task, batch):
     with torch.inference_mode():
         expected = probabilities(net(SEGMENTS[:batch]), net.task).numpy()
     np.testing.assert_allclose(run(bundle.data, SEGMENTS[:batch]), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+@pytest.mark.parametrize("sure", [1, 30])
+def test_the_margins_are_torch_s_and_those_of_the_audit(templates, task, sure):
+    net = network(16, task)
+    with torch.no_grad():
+        net.head.weight *= sure  # so that probabilities round to 0 and 1, and margins do not
+    found = run(export(net, templates[task], general="g", check=SEGMENTS).data, SEGMENTS, MARGINS)
+    with torch.inference_mode():
+        logits = net(SEGMENTS)
+    np.testing.assert_allclose(found, log_odds(logits, task).numpy(), atol=1e-4, rtol=1e-5)
+    for number in range(5):
+        label = torch.eye(5)[[number] * 3]
+        if task == "single":
+            np.testing.assert_allclose(found[:, number], margin(logits, label, task).numpy(), atol=1e-4, rtol=1e-5)
+    if sure == 1:
+        p = run(export(net, templates[task], general="g", check=SEGMENTS).data, SEGMENTS)
+        np.testing.assert_allclose(found, np.log(p / (1 - p)), atol=1e-4)
+    assert np.isfinite(found).all()
 
 
 def test_onnx_runtime_agrees_with_torch_at_the_paper_s_width(wide):

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 from wearable_signals import as_table, chunked, seconds_of, signal
 
+from client.bundle import BUNDLE, MANIFEST
+from client.delta import delta
 from client.episodes import Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using, as_json
 from client.live import View, told, trace
@@ -492,7 +494,7 @@ def test_a_real_patient_s_record_runs(device, real_data):
 
 def test_the_python_of_the_documentation_runs(fleet, device, monkeypatch, capsys):
     text = (Path(__file__).parent.parent / "docs" / "DEVICE.md").read_text()
-    with_lethe, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    over_radio, with_lethe, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(fleet.workspace.home.parent)
     fleet.workspace.home.rename("lethe-home")
     exec(with_lethe, {})  # fleet devices are 0 to 3
@@ -500,5 +502,11 @@ def test_the_python_of_the_documentation_runs(fleet, device, monkeypatch, capsys
     monkeypatch.chdir(Path("lethe-home") / "devices" / "0")
     found: dict[str, np.ndarray] = {}
     exec(without, found)
-    assert found["probabilities"].shape == (1, 5)
+    assert found["probabilities"].shape == found["margins"].shape == (1, 5)
+    own, base = Path(BUNDLE).read_bytes(), next(Path("general").iterdir()) / BUNDLE
+    Path("FILE").write_bytes(delta(base.read_bytes(), own, Path(MANIFEST).read_bytes()))
+    Path("general", BUNDLE).write_bytes(base.read_bytes())
+    Path(BUNDLE).unlink()
+    exec(over_radio, {})
+    assert Path(BUNDLE).read_bytes() == own
     assert device.slot == 0

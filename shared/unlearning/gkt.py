@@ -9,12 +9,10 @@ ten student steps of 256 inputs, which is many times a personalisation: dearer t
 
 import math
 
-import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from shared.errors import UsageError
-from shared.model import ResNet34
+from shared.model import ResNet34, log_odds
 from shared.personalisation import Seen
 from shared.settings import SUPERCLASSES, Task
 from shared.unlearning._data import accuracy_on, forgotten
@@ -62,15 +60,7 @@ def band_pass(teacher: Tensor, classes: Tensor, task: Task) -> Tensor:
     It passes if the teacher gives every forgotten class less than epsilon; the excess is the largest log-odds'. Those
     of a probability, unlike its logarithm, have a gradient for the generator where the teacher is sure of the class.
     """
-    return _log_odds(teacher, task)[:, classes].amax(dim=1) - math.log(EPSILON / (1 - EPSILON))
-
-
-def _log_odds(logits: Tensor, task: Task) -> Tensor:
-    """Return the logarithm of p / (1 - p) of every class, (B, 5)."""
-    if task == "multi":
-        return logits
-    itself = one_hot(torch.arange(logits.shape[1])).bool()
-    return logits - logits[:, None].masked_fill(itself, -math.inf).logsumexp(dim=2)
+    return log_odds(teacher, task)[:, classes].amax(dim=1) - math.log(EPSILON / (1 - EPSILON))
 
 
 def _student(case: Case) -> ResNet34:
