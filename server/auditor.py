@@ -114,10 +114,16 @@ def choose(reply: AuditReply | None, ladder: Sequence[str], exact: Collection[st
 
 
 def _passes(reply: AuditReply, method: str, *, seed: int) -> bool:
+    """Return whether an approximate method would pass if the device then shows the bytes that it should."""
     try:
-        return statistics(reply, method, seed=seed)["verdict"] == "PASS"
+        found = look(reply, method, exact=False, seed=seed)
     except AuditError:
         return False
+    return of_job([found["after"]["verdict"]], _of_kept(found), holds=True, answered=True, exact=False) == "PASS"
+
+
+def _of_kept(found: Look | None) -> Verdict | None:
+    return found["retained"]["verdict"] if found and found["retained"] else None
 
 
 def wants_confirmation(looks: Sequence[Look], *, exact: bool) -> bool:
@@ -217,8 +223,8 @@ def judge_job(looks: Sequence[Look], found: Bytes, *, method: str, exact: bool, 
     """Return the verdict of a job.
 
     Exact: PASS when the bytes hold and the statistics do not say FAIL, which counts when a second look with more
-    copies says so too; approximate: PASS when the statistics pass and the record-level bytes hold. Bytes that do
-    not hold are a FAIL of either; a device that does not say leaves it open.
+    copies says so too; approximate: PASS when the statistics pass, do not say FAIL of what is kept, and the
+    record-level bytes hold. Bytes that do not hold are a FAIL of either; a device that does not say leaves it open.
 
     Args:
         looks: what the audit found, the first one first; none where no copies were compared.
@@ -228,8 +234,8 @@ def judge_job(looks: Sequence[Look], found: Bytes, *, method: str, exact: bool, 
     """
     answered = all(check["name"] != ANSWER for check in found["checks"])
     outcomes = [one["after"]["verdict"] for one in looks]
-    verdict = of_job(outcomes, holds=found["holds"], answered=answered, exact=exact)
     last = looks[-1] if looks else None
+    verdict = of_job(outcomes, _of_kept(last), holds=found["holds"], answered=answered, exact=exact)
     judged: JobVerdict = {
         "verdict": verdict,
         "words": "",

@@ -35,11 +35,15 @@ def enough(primary: Score, n: int, *, variance: float) -> int:
     return copies if copies > n else CONFIRMATION * n  # near .5, but for epsilon's bound or a secondary score
 
 
-def of_job(after: Sequence[Verdict], *, holds: bool, answered: bool, exact: bool) -> Verdict:
+def of_job(
+    after: Sequence[Verdict], retained: Verdict | None, *, holds: bool, answered: bool, exact: bool
+) -> Verdict:
     """Return the verdict of a job.
 
     Args:
-        after: what each look at the method's copies said, the first one first.
+        after: what each look at the method's copies said of the forgotten segments, the first one first.
+        retained: what the last look said of the segments that the patient keeps; None where nothing is kept. It
+            refutes an approximate method, which must not expose the rest. Of an exact one the bytes speak.
         holds: whether all checks of bytes do.
         answered: whether the device said what is on its disk.
         exact: whether the method is.
@@ -47,7 +51,7 @@ def of_job(after: Sequence[Verdict], *, holds: bool, answered: bool, exact: bool
     if not holds:
         return "FAIL" if answered else "INCONCLUSIVE"
     if not exact:
-        return after[-1] if after else "INCONCLUSIVE"
+        return "FAIL" if retained == "FAIL" else after[-1] if after else "INCONCLUSIVE"
     if not after or after[-1] != "FAIL":
         return "PASS"
     return "FAIL" if len(after) > 1 else "INCONCLUSIVE"  # one look is refuted by chance in a twentieth of jobs

@@ -60,7 +60,8 @@ def job_words(judged: JobVerdict, *, unmeasured: str) -> str:
         parts.append(_untraced(before))
     kept = judged["retained"]
     if kept is not None and kept["verdict"] == "FAIL":
-        parts.append(f"The segments that the patient keeps answer differently: {described(kept['scores'][0])}.")
+        refutes = "" if judged["exact"] else ", which refutes the method"
+        parts.append(f"The segments that the patient keeps answer differently{refutes}: {described(kept['scores'][0])}.")
     return " ".join(part for part in parts if part)
 
 

@@ -190,7 +190,8 @@ def _evidence(statement: Statement) -> Finding:
         wrong.append("the checks of bytes contradict their sum")
     looks = [*audit.earlier, *([audit.after] if audit.after is not None else [])]
     outcomes = [one.verdict for one in looks]
-    verdict = of_job(outcomes, holds=audit.bytes.holds, answered=True, exact=told.method.exact)
+    kept = audit.retained.verdict if audit.retained is not None else None
+    verdict = of_job(outcomes, kept, holds=audit.bytes.holds, answered=True, exact=told.method.exact)
     if verdict != audit.verdict:
         wrong.append(f"the evidence comes to {verdict}, and the verdict is {audit.verdict}")
     good = "every check of bytes holds, and the statistics do not contradict"

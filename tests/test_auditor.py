@@ -356,6 +356,28 @@ def test_an_approximate_method_needs_copies_that_pass():
     assert judged(good, method="finetune", found=gone)["verdict"] == "FAIL"
 
 
+def moved_on_what_is_kept(method="finetune") -> AuditReply:
+    """A method that forgets what it should and moves what the patient keeps."""
+    reply = answer(2, copies=400, shifts={"nothing": 2.0, method: 0.0})
+    kept = np.array(reply.arms[method]["retained"].margins) - 3
+    return changed(reply, method, "retained", margins=tuple(map(tuple, kept.tolist())))
+
+
+def test_an_approximate_method_that_moves_what_is_kept_fails_and_is_not_served():
+    reply = moved_on_what_is_kept()
+    verdict = judged(reply, method="finetune", found=checked(exact=False))
+    assert [verdict[part]["verdict"] for part in ("after", "retained")] == ["PASS", "FAIL"]
+    assert verdict["verdict"] == "FAIL"
+    assert "keeps answer differently, which refutes the method" in verdict["words"]
+    assert choose(reply, ("finetune", "exact"), EXACT, seed=0) == "exact"
+
+
+def test_what_is_kept_does_not_refute_bytes_and_is_told():
+    verdict = judged(moved_on_what_is_kept("exact"))
+    assert (verdict["verdict"], verdict["retained"]["verdict"]) == ("PASS", "FAIL")
+    assert "The segments that the patient keeps answer differently: mean margin" in verdict["words"]
+
+
 def test_where_nothing_leaves_no_trace_either_the_words_do_not_call_it_a_success():
     verdict = judged(answer(shifts={"nothing": 0.0, "exact": 0.0}, sure=6.0))
     assert "already sure of these segments" in verdict["words"]

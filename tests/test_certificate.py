@@ -20,6 +20,7 @@ from server.registry import Enrolment, Registry
 from server.statement import BUNDLE as BUNDLE_NAME
 from server.statement import MODEL as MODEL_NAME
 from server.statement import Audit
+from server.verdict_words import job_words, statistics_words
 from server.verdicts import GENERAL
 from server.verification import verify
 from shared.errors import AuditError, DataError, UsageError, WorkspaceError
@@ -36,6 +37,7 @@ from tests.certified import (
     checks,
     digest,
     job,
+    looked,
     statistics,
     verdict,
     verified,
@@ -406,6 +408,15 @@ def test_an_approximate_method_is_certified_by_its_statistics_only(hospital, val
     assert verify(hospital.issue(approximate()).read_bytes(), [hospital.public], now=NOW).accepted
     with pytest.raises(AuditError, match=re.escape(says)):
         hospital.issue(approximate(**values))
+
+
+def test_an_approximate_method_that_moves_what_is_kept_is_not_certified(hospital):
+    kept = {**looked("finetune")["before"], "method": "finetune", "group": "retained"}  # figures that come to FAIL
+    kept["words"] = statistics_words(kept)
+    told = verdict("finetune", retained=kept)
+    told["words"] = job_words(told, unmeasured="")
+    with pytest.raises(AuditError, match="the evidence comes to FAIL, and the verdict is PASS"):
+        hospital.issue(told)
 
 
 def leaves(value, path=()):
