@@ -75,7 +75,7 @@ def statistics(
     """
     compared = Comparison.of(reply, method, group=group, seed=seed)
     scores = compared.scores()
-    verdict = decide(scores, compared.n, exact=exact)
+    verdict = decide(scores, compared.n, identical=compared.identical, exact=exact)
     decided = verdict != "INCONCLUSIVE" or compared.identical  # of equal answers no number of copies decides
     found: Statistics = {
         "method": method,

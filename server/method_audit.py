@@ -34,13 +34,18 @@ LEAST_PATIENTS = 8
 
 @dataclass(frozen=True)
 class _Patient:
-    """One patient: scores by name, whether the primary score of a job sees a difference, and how sure models are."""
+    """One patient: scores by name, whether the primary score of a job sees a difference, and how sure models are.
+
+    Attributes:
+        identical: whether all copies of both arms answered alike.
+    """
 
     scored: dict[str, Scored]
     copies: int
     refuted: bool
     trace: bool
     certainty: float
+    identical: bool
 
 
 def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "forgotten", seed: int) -> MethodVerdict:
@@ -48,7 +53,7 @@ def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "f
 
     Each patient has an AUC a score; their means are judged, patients resampled. FAIL: the 95 % interval of the mean
     U-LiRA AUC lies above .5, or a secondary score rejects after Holm at half the level: both together
-    call 5 % of faultless methods FAIL at most. PASS: its 90 % interval lies below .6, the bound on epsilon
+    call 5 % of faultless methods FAIL at most. Where every patient's copies are one model, nothing is decided. PASS: its 90 % interval lies below .6, the bound on epsilon
     is 0 and no secondary score rejects at the level. Rates at a false positive rate and epsilon take one copy of
     each arm and patient, because a patient has one model.
 
@@ -70,19 +75,21 @@ def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "f
     for score, adjusted in zip(scores[1:], holm([score["p"] for score in scores[1:]]), strict=True):
         score["p_holm"] = adjusted
     spread = _spread([auc_of(patient.scored[PRIMARY]) for patient in found])
-    n, verdict = len(found), _decide(scores, len(found))
+    n, identical = len(found), all(patient.identical for patient in found)
+    verdict = _decide(scores, n, identical=identical)
     judged: MethodVerdict = {
         "method": method,
         "group": group,
         "unit": "patient",
         "n": n,
         "copies": min(patient.copies for patient in found),
+        "identical": identical,
         "refuted": rate(sum(patient.refuted for patient in found), n),
         "traces": rate(sum(patient.trace for patient in found), n),
         "certainty": float(np.median([patient.certainty for patient in found])),
         "scores": scores,
         "detectable": detectable_auc(n, variance=spread),
-        "needed": _needed(scores[0], n, spread) if verdict == "INCONCLUSIVE" else None,
+        "needed": _needed(scores[0], n, spread) if verdict == "INCONCLUSIVE" and not identical else None,
         "verdict": verdict,
         "words": "",
     }
@@ -95,7 +102,7 @@ def _read(reply: AuditReply, method: str, *, group: str, seed: int) -> _Patient:
     refuted, trace = (
         not primary["low95"] <= 0.5 <= primary["high95"] for primary in (one.primary() for one in (tried, kept))
     )
-    return _Patient(tried.scored(), tried.n, refuted, trace, tried.certainty)
+    return _Patient(tried.scored(), tried.n, refuted, trace, tried.certainty, tried.identical)
 
 
 def _figures(name: str, scored: Sequence[Scored], rng: np.random.Generator) -> Score:
@@ -160,9 +167,9 @@ def _spread(each: Sequence[float]) -> float:
     return max(float(np.var(each, ddof=1)), 1e-6)
 
 
-def _decide(scores: Sequence[Score], n: int) -> Verdict:
+def _decide(scores: Sequence[Score], n: int, *, identical: bool) -> Verdict:
     primary, *others = scores
-    if n < LEAST_PATIENTS:
+    if n < LEAST_PATIENTS or identical:
         return "INCONCLUSIVE"
     if primary["low95"] > 0.5 or any(score["p_holm"] < LEVEL / 2 for score in others):
         return "FAIL"

@@ -92,7 +92,7 @@ def _of_statistics(told: Statistics, method: str, group: str, *, exact: bool) ->
         if not _near(score.p_holm, p)
     ]
     scores: list[Any] = [score.model_dump() for score in told.scores]
-    verdict = decide(scores, told.n, exact=exact)
+    verdict = decide(scores, told.n, identical=told.identical, exact=exact)
     if told.verdict != verdict:
         wrong.append(f"the figures come to {verdict}, and it says {told.verdict}")
     powers = {

@@ -12,15 +12,17 @@ LEAST_COPIES = 8  # fewer an arm decide nothing: the normal approximation of Man
 CONFIRMATION = 4  # times the copies, for the second look at an exact method that the first one refutes
 
 
-def decide(scores: Sequence[Score], n: int, *, exact: bool) -> Verdict:
+def decide(scores: Sequence[Score], n: int, *, identical: bool, exact: bool) -> Verdict:
     """Return what the scores of n copies an arm come to, the primary one first.
+
+    Copies that are all `identical` are one model asked n times, and one model is no sample: they decide nothing.
 
     FAIL: the 95 % interval of the primary AUC excludes .5, on either side; so chance alone refutes a twentieth. PASS:
     its 90 % interval lies within .5 +- .10, the lower bound on epsilon is 0, and, unless the method is exact, no
     secondary score rejects after Holm. Those can withhold a PASS and make no FAIL, which would be two twentieths.
     """
     primary, *others = scores
-    if n < LEAST_COPIES:
+    if n < LEAST_COPIES or identical:
         return "INCONCLUSIVE"
     if not primary["low95"] <= 0.5 <= primary["high95"]:
         return "FAIL"

@@ -89,7 +89,7 @@ def _conclusion(
     power = f"with {n} {units.many} an AUC of {found['detectable']:.2f} is the smallest told from .5 four times in five"
     if found["verdict"] == "PASS":
         return f"Not falsified at this power: the 90 % interval is within .5 ± {EQUIVALENT:.2f}, and {power}."
-    if found["unit"] == "copy" and found["identical"]:
+    if found["identical"]:
         return "Equal answers measure nothing; the bytes have to decide."
     why = f"That decides nothing by itself: {power}"
     if primary["epsilon"] > 0:

@@ -151,11 +151,12 @@ class MethodVerdict(TypedDict):
     Attributes:
         n: patients.
         copies: an arm and patient, the fewest.
+        identical: whether, patient by patient, all copies of both arms answered alike.
         refuted: patients whose own primary score excludes .5.
         traces: patients of whom copies that were not unlearned show a trace.
         certainty: median over patients of the probability that copies which never saw the segments give their labels.
         scores: means over patients of each patient's AUC; the primary is `ulira`, which learns the direction.
-        needed: patients that would decide, None when it is decided.
+        needed: patients that would decide, None when it is decided, or when no number would.
     """
 
     method: str
@@ -163,6 +164,7 @@ class MethodVerdict(TypedDict):
     unit: Literal["patient"]
     n: int
     copies: int
+    identical: bool
     refuted: Rate
     traces: Rate
     certainty: float

@@ -142,7 +142,7 @@ def test_a_difference_that_only_a_secondary_score_sees_keeps_an_approximate_meth
     assert {one["verdict"] for one in found.values()} == {"INCONCLUSIVE"}  # K decides nothing yet
     assert "FGSM discrepancy" in found[False]["words"]
     wide = [{**score, "low90": 0.45, "high90": 0.55, "epsilon": 0.0} for score in found[False]["scores"]]
-    assert [decide(wide, 256, exact=exact) for exact in (True, False)] == ["PASS", "INCONCLUSIVE"]
+    assert [decide(wide, 256, identical=False, exact=exact) for exact in (True, False)] == ["PASS", "INCONCLUSIVE"]
 
 
 def test_too_few_copies_decide_nothing_however_far_apart():
@@ -401,6 +401,18 @@ def test_models_that_are_equal_have_an_honest_interval_and_the_words_say_equal()
     assert (verdict["verdict"], verdict["retained"]) == ("PASS", None)
 
 
+@pytest.mark.parametrize("copies", [8, 16, 100, 143, 400])
+def test_one_model_asked_many_times_is_no_sample_and_passes_nothing(copies):
+    same = single_model(copies).arms["exact"]
+    reply = AuditReply("job", 3, "ok", arms=dict.fromkeys(("never", "nothing", "finetune", "exact"), same))
+    for method, exact in (("finetune", False), ("exact", True)):
+        found = statistics(reply, method, exact=exact, seed=0)
+        assert (found["verdict"], found["needed"]) == ("INCONCLUSIVE", None)
+        assert "Equal answers measure nothing" in found["words"]
+    assert choose(reply, ("finetune", "exact"), EXACT, seed=0) == "exact"
+    assert judged(reply, method="finetune", found=checked(exact=False))["verdict"] == "INCONCLUSIVE"
+
+
 PATIENTS = [answer(100 + seed, shifts={"nothing": 1.0, "overshoot": -1.0, "exact": 0.0}) for seed in range(40)]
 
 
@@ -449,8 +461,11 @@ def test_where_no_patient_left_a_trace_a_method_is_not_praised():
 
 def test_patients_whose_models_are_all_equal_are_no_proof_of_a_method():
     verdict = judge_method([single_model()] * 10, "exact", seed=0)
-    assert verdict["verdict"] == "INCONCLUSIVE"
     assert verdict["scores"][0]["low95"] < 0.4 < 0.6 < verdict["scores"][0]["high95"]
+    for patients in (10, 150):
+        verdict = judge_method([single_model()] * patients, "exact", seed=0)
+        assert (verdict["verdict"], verdict["needed"]) == ("INCONCLUSIVE", None)
+        assert "Equal answers measure nothing" in verdict["words"]
 
 
 def test_a_method_is_not_judged_by_one_patient_nor_decided_by_a_few():
