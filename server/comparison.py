@@ -1,8 +1,10 @@
 """From a device's answer to comparable scores: what is missing, misshapen or not a number is refused by name."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.special import expit
@@ -24,12 +26,14 @@ from shared.inference import (
 )
 from shared.membership import SCORES, Arm, Readout, Scored
 from shared.settings import LEAST_CONTROLS
+from shared.unlearning import EXACT
 
 NEVER = "never"
 NOTHING = "nothing"
 CONTROL = "control"
 PRIMARY = "margin"  # fixed before the data
 MOST = 1e6  # in magnitude, of a reading: beyond, squares and exponentials are no numbers any more
+ALIKE = 1e-3  # between readings: seeds make more of a difference, the order in which a batch is summed makes less
 
 
 def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bool) -> None:
@@ -42,7 +46,7 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
         kept: whether the patient keeps records, of which the copies must speak too.
 
     Raises:
-        AuditError: it is another's, or something is missing or is no number.
+        AuditError: it is another's, something is missing or is no number, or copies repeat others.
     """
     if reply.job != request.job:
         raise AuditError(f"an audit answer is for job {reply.job!r}, expected {request.job!r}; it is not used")
@@ -53,9 +57,11 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
     if reply.status != "ok":
         return
     groups = ("forgotten", "retained", CONTROL) if kept else ("forgotten", CONTROL)
+    answers = {}
     for arm in dict.fromkeys((NEVER, NOTHING, *request.methods)):
-        for group in groups:
-            copies, segments = _readout(reply, arm, group).margins.shape
+        readouts = {group: _readout(reply, arm, group) for group in groups}
+        for group, readout in readouts.items():
+            copies, segments = readout.margins.shape
             if copies != request.copies:
                 raise AuditError(
                     f"job {reply.job}, device {slot}, arm {arm!r}: {copies} copies, expected the {request.copies} "
@@ -66,6 +72,46 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
                     f"job {reply.job}, device {slot}: {segments} control segments, expected {LEAST_CONTROLS} or more; "
                     "a device that has fewer compares no copies"
                 )
+        answers[arm] = _whole_answers(readouts.values())
+    _refuse_repeats(answers, where=f"job {reply.job}, device {slot}")
+
+
+def _whole_answers(readouts: Iterable[Readout]) -> list[tuple[float, ...]]:
+    """Return all that each copy of an arm said, so that answers can be told apart."""
+    parts = [getattr(readout, name) for readout in readouts for name in Readings.__dataclass_fields__]
+    return [tuple(row) for row in np.concatenate(parts, axis=1).tolist()]
+
+
+def _refuse_repeats(answers: Mapping[str, Sequence[tuple[float, ...]]], *, where: str) -> None:
+    """See that copies are copies of their own: each has its seed, and two seeds do not answer alike to the last digit.
+
+    One answer may come again and again, in an arm and in two: the general model's, to which the gate rolls copies
+    back, what a method without chance makes of that, or the only one there is, where the recipe leaves nothing to
+    chance. And a method that is not exact works on the copies of "nothing", and may leave one as it was.
+
+    Args:
+        answers: arm -> what each copy said.
+        where: job and device, for the error.
+
+    Raises:
+        AuditError: more than one answer is repeated.
+    """
+    seed = "expected one at most, for no two copies have the same seed; nothing is judged"
+    for arm, rows in answers.items():
+        often = {row for row, count in Counter(rows).items() if count > 1}
+        if not _is_one(often):
+            raise AuditError(f"{where}, arm {arm!r}: {len(often)} different answers come more than once, {seed}")
+    for (one, rows), (other, others) in combinations(answers.items(), 2):
+        shared = set(rows) & set(others)
+        if not {one, other} & {NEVER, *EXACT}:
+            shared -= {row for row, same in zip(rows, others, strict=True) if row == same}
+        if not _is_one(shared):
+            raise AuditError(f"{where}: {len(shared)} answers of arm {one!r} are those of arm {other!r}, {seed}")
+
+
+def _is_one(answers: Collection[tuple[float, ...]]) -> bool:
+    """Return whether answers are one and the same, but for sums that were taken in another order."""
+    return len(answers) < 2 or float(np.ptp(np.array(list(answers)), axis=0).max()) < ALIKE
 
 
 def has(reply: AuditReply, method: str, group: str) -> bool:
@@ -208,9 +254,11 @@ def _readout(reply: AuditReply, arm: str, group: str) -> Readout:
         raise AuditError(f"{where}: the readings have different shapes, {_told(shapes)}; expected one shape")
     readout = Readout.of(readings)
     for name in shapes:
-        if bad := int((~(np.abs(getattr(readout, name)) <= MOST)).sum()):
+        least = 0.0 if name == "entropy" else -MOST
+        values = getattr(readout, name)
+        if bad := int((~((least <= values) & (values <= MOST))).sum()):
             raise AuditError(
-                f"{where}: {bad} of {copies * segments} {name} are no numbers from {-MOST:g} to {MOST:g}; "
+                f"{where}: {bad} of {copies * segments} {name} are no numbers from {least:g} to {MOST:g}; "
                 "nothing is judged"
             )
     return readout

@@ -53,9 +53,9 @@ def judge_method(patients: Sequence[AuditReply], method: str, *, group: str = "f
 
     Each patient has an AUC a score; their means are judged, patients resampled. FAIL: the 95 % interval of the mean
     U-LiRA AUC lies above .5, or a secondary score rejects after Holm at half the level: both together
-    call 5 % of faultless methods FAIL at most. Where every patient's copies are one model, nothing is decided. PASS: its 90 % interval lies below .6, the bound on epsilon
-    is 0 and no secondary score rejects at the level. Rates at a false positive rate and epsilon take one copy of
-    each arm and patient, because a patient has one model.
+    call 5 % of faultless methods FAIL at most. PASS: its 90 % interval lies below .6, the bound on epsilon
+    is 0 and no secondary score rejects at the level. Where every patient's copies are one model, nothing is decided.
+    Rates at a false positive rate and epsilon take one copy of each arm and patient, because a patient has one model.
 
     Args:
         patients: one answer a patient, 2 or more.

@@ -37,9 +37,7 @@ def enough(primary: Score, n: int, *, variance: float) -> int:
     return copies if copies > n else CONFIRMATION * n  # near .5, but for epsilon's bound or a secondary score
 
 
-def of_job(
-    after: Sequence[Verdict], retained: Verdict | None, *, holds: bool, answered: bool, exact: bool
-) -> Verdict:
+def of_job(after: Sequence[Verdict], retained: Verdict | None, *, holds: bool, answered: bool, exact: bool) -> Verdict:
     """Return the verdict of a job.
 
     Args:

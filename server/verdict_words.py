@@ -61,7 +61,9 @@ def job_words(judged: JobVerdict, *, unmeasured: str) -> str:
     kept = judged["retained"]
     if kept is not None and kept["verdict"] == "FAIL":
         refutes = "" if judged["exact"] else ", which refutes the method"
-        parts.append(f"The segments that the patient keeps answer differently{refutes}: {described(kept['scores'][0])}.")
+        parts.append(
+            f"The segments that the patient keeps answer differently{refutes}: {described(kept['scores'][0])}."
+        )
     return " ".join(part for part in parts if part)
 
 

@@ -230,7 +230,9 @@ def test_what_two_looks_refuted_is_not_certified_later_for_want_of_segments(flee
     """The copies are made believe to differ; the device erases, and no later run can look again."""
     decide = auditor.decide
     with monkeypatch.context() as patch:
-        patch.setattr(auditor, "decide", lambda *given, exact, **more: "FAIL" if exact else decide(*given, exact=exact, **more))
+        patch.setattr(
+            auditor, "decide", lambda *given, exact, **more: "FAIL" if exact else decide(*given, exact=exact, **more)
+        )
         fleet.run()
     for _ in range(2):
         assert now(fleet, job).state == "FAILED"
@@ -349,7 +351,9 @@ def test_an_audit_s_seed_leads_to_no_job_once_the_patient_is_forgotten(fleet):
 @pytest.mark.parametrize("second", ["refuses", "is silent"])
 def test_one_look_that_refutes_and_no_second_one_is_never_a_pass(fleet, job, second, monkeypatch):
     decide, store = auditor.decide, fleet.store(fleet.wearer(job.slot))
-    monkeypatch.setattr(auditor, "decide", lambda *given, exact, **more: "FAIL" if exact else decide(*given, exact=exact, **more))
+    monkeypatch.setattr(
+        auditor, "decide", lambda *given, exact, **more: "FAIL" if exact else decide(*given, exact=exact, **more)
+    )
 
     def answer(message: Message) -> Message:
         if asked(message)["copies"] > fleet.settings.audit.copies:

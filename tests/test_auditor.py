@@ -179,6 +179,7 @@ BROKEN = {
     "a margin beyond all measure": changed(answer(), "finetune", "forgotten", margins=((1e200,) * 4,) * 16),
     "an entropy less": changed(answer(), "finetune", "forgotten", entropy=((1.0,) * 4,) * 15),
     "ragged rows": changed(answer(), "finetune", "forgotten", margins=((1.0,) * 4,) * 15 + ((1.0,) * 3,)),
+    "entropies below 0": changed(answer(), "finetune", "forgotten", entropy=((-5.0,) * 4,) * 16),
     "margins missing": changed(answer(), "finetune", "forgotten", margins=()),
     "arms of different size": replace(answer(), arms={**answer().arms, "finetune": answer(copies=8).arms["finetune"]}),
     "other segments": replace(answer(), arms={**answer().arms, "finetune": answer(segments=5).arms["finetune"]}),
@@ -208,7 +209,47 @@ ASKED = AuditRequest(
     epsilon_sd=0.05,
     seed=0,
 )
+
+
+def put(reply, arm, others, *, chosen=range(16)) -> AuditReply:
+    """An arm that gives, copy by copy, the answers of another one's `chosen` copies."""
+    arms = dict(reply.arms)
+    names = Readings.__dataclass_fields__
+    arms[arm] = {
+        group: Readings(*(tuple(getattr(part, name)[row] for row in chosen) for name in names))
+        for group, part in reply.arms[others].items()
+    }
+    return replace(reply, arms=arms)
+
+
+def rolled_back(reply, arm, copies) -> AuditReply:
+    """An arm of which some copies are the general model."""
+    arms = dict(reply.arms)
+    arms[arm] = {
+        group: Readings(
+            *(
+                tuple((0.5,) * len(row) if number in copies else row for number, row in enumerate(rows))
+                for rows in vars(part).values()
+            )
+        )
+        for group, part in reply.arms[arm].items()
+    }
+    return replace(reply, arms=arms)
+
+
+REPEATS = {
+    "the copies that never saw anything, again": put(answer(), "finetune", "never"),
+    "the same in another order": put(answer(), "exact", "never", chosen=[*range(15, -1, -1)]),
+    "half of them": put(answer(), "exact", "never", chosen=[0, 1, 2, 3] * 4),
+    "one arm under all names": put(put(put(answer(), "exact", "never"), "nothing", "never"), "finetune", "never"),
+    "eight copies sent twice": put(answer(), "never", "never", chosen=[*range(8)] * 2),
+    "two copies sent twice": put(answer(), "exact", "exact", chosen=[0, 0, 1, 1, *range(2, 14)]),
+    "retraining's copies for the method's": put(answer(), "finetune", "exact"),
+    "copies of nothing in another order": put(answer(), "finetune", "nothing", chosen=[*range(15, -1, -1)]),
+    "copies of nothing for retraining's": put(answer(), "exact", "nothing"),
+}
 UNASKED = {
+    **REPEATS,
     **{name: BROKEN[name] for name in BROKEN if name not in ("refused", "other segments")},
     "a method less": without(answer(), "exact"),
     "what was not unlearned is missing": without(answer(), "nothing"),
@@ -235,6 +276,26 @@ def test_an_answer_as_it_was_asked_for_is_accepted_and_so_is_a_refusal():
     check_reply(answer(), ASKED, slot=3, kept=True)
     check_reply(without(answer(), "exact", "retained"), ASKED, slot=3, kept=False)
     check_reply(BROKEN["refused"], ASKED, slot=3, kept=True)
+
+
+@pytest.mark.parametrize("case", REPEATS)
+def test_copies_that_repeat_others_are_refused_with_what_was_seen(case):
+    with pytest.raises(
+        AuditError, match=r"answers (come more than once|of arm '\w+' are those of arm '\w+'), expected"
+    ):
+        check_reply(REPEATS[case], ASKED, slot=3, kept=True)
+
+
+def test_one_answer_may_come_again_and_a_method_may_change_nothing():
+    reply = answer()
+    for arm, copies in {"never": range(16), "exact": range(16), "nothing": range(3), "finetune": range(2)}.items():
+        reply = rolled_back(reply, arm, copies)
+        check_reply(reply, ASKED, slot=3, kept=True)
+    single = put(answer(), "never", "never", chosen=[0] * 16)  # a recipe without chance
+    check_reply(put(single, "exact", "never"), ASKED, slot=3, kept=True)
+    always = put(answer(), "finetune", "finetune", chosen=[0] * 16)  # a method without chance, of copies rolled back
+    check_reply(rolled_back(rolled_back(always, "never", range(9)), "nothing", range(16)), ASKED, slot=3, kept=True)
+    check_reply(put(answer(), "finetune", "nothing"), ASKED, slot=3, kept=True)
 
 
 @pytest.mark.parametrize(("job", "slot"), [("another", 3), ("job", 4)])

@@ -42,9 +42,18 @@ PACKAGE = Package(b"model", b"template", b"public")
 GENERAL, OTHER = PACKAGE.digest, "f" * 64
 GROUP = GroupMargins(((1, 0), (0, 0)), ((1, 1), (1, 0)), ((0.5, -1.0), (0.1, -2.0)), ((2.0, 1.0), (1.0, -0.5)))
 EMPTY = GroupMargins(((), ()), ((), ()), ((), ()), ((), ()))
-ROWS = ((0.5,) * 12, (0.25,) * 12)
-READ = Readings(ROWS, ROWS, ROWS, ROWS)
-ARMS = {arm: {"forgotten": READ, "retained": READ, "control": READ} for arm in ("never", "nothing", "exact")}
+
+
+def readings_of(number: float) -> Readings:
+    """Two copies on twelve segments; no two arms have a copy in common."""
+    rows = ((number,) * 12, (number + 0.5,) * 12)
+    return Readings(rows, rows, rows, rows)
+
+
+ARMS = {
+    arm: dict.fromkeys(("forgotten", "retained", "control"), readings_of(number))
+    for number, arm in enumerate(("never", "nothing", "exact"))
+}
 AT = "2026-01-01T00:00:00.000+00:00"
 ACCURACY = Accuracies(2, 0.5, 1.0, 0.5)
 

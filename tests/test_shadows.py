@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.comparison import check_reply
 from shared import shadows as shadows_file
 from shared.attacks import fgsm_direction, perturb
+from shared.audit_messages import AuditReply, AuditRequest
 from shared.errors import LetheError
 from shared.membership import modified_entropy
 from shared.model import ResNet34, build, to_bytes
@@ -201,3 +203,27 @@ def test_copies_that_saw_a_wrong_label_are_surer_of_it_than_copies_that_did_not(
     arms = read_arms(replace(shadows, personalisation=settings, retain=Examples.empty()))
     mean = {arm: torch.tensor(groups["forgotten"].margins).mean(dim=1) for arm, groups in arms.items()}
     assert mean["nothing"].min() > mean["never"].max()
+
+
+RECIPES = {
+    "as it is": {},
+    "the gate lets nothing pass": {"budget": -1.0},
+    "the gate lets some pass": {"budget": 0.0, "learning_rate": 3e-3},
+    "no chance in the recipe": {"batch_size": 32, "anchor_batch_size": 1000},
+    "the paper's, without an anchor": {"profile": "paper", "batch_size": 32},
+    "steps that change next to nothing": {"learning_rate": 1e-12},
+}
+LADDER = ("finetune", "newton", "exact")
+
+
+@pytest.mark.parametrize("nothing_kept", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_honest_copies_are_never_taken_for_repeated_ones(shadows, recipe, nothing_kept):
+    """Rolled back, weakened, made without chance: an answer that comes twice is one answer."""
+    kept = Examples.empty() if nothing_kept else shadows.retain
+    able = tuple(method for method in LADDER if not nothing_kept or method in ("finetune", "exact"))
+    made = replace(SETTINGS, **RECIPES[recipe])
+    asked = replace(shadows, retain=kept, methods=able, personalisation=made, copies=4)
+    arms = read_arms(asked)
+    request = AuditRequest("j", "records", ("r",), able, made, asked.unlearning, copies=4, epsilon_sd=0.05, seed=7)
+    check_reply(AuditReply("j", 0, "ok", arms=arms), request, slot=0, kept=not nothing_kept)
