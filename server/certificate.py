@@ -21,6 +21,7 @@ from server.recount import BYTES_ALONE
 from server.rows import HOSPITAL, Job, ModelRow
 from server.statement import (
     BUNDLE,
+    EMPTY,
     MODEL,
     Audit,
     Erased,
@@ -38,7 +39,7 @@ from server.statement import (
 )
 from server.verdicts import JobVerdict
 from server.verdicts import Statistics as Figures
-from server.verification import EMPTY, SKEW, content
+from server.verification import SKEW, content
 from server.workspace import Workspace
 from shared.audit_messages import VerifyReply
 from shared.errors import AuditError

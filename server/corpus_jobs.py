@@ -20,13 +20,13 @@ from server.holdings import Held, public_files
 from server.registry import GENERAL
 from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
 from server.run import Run
-from server.verdicts import COPIES, LINEAGE, RECORDS, SERVED, Bytes, Check
+from server.verdicts import COPIES, LINEAGE, RECORDS, SERVED, SLICED, Bytes, Check
 from shared.audit_messages import VerifyReply
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import ErasedFile, UnlearnReply
 from shared.package import Package
 
-RETRAINED, SLICED = "exact", "sisa"
+RETRAINED = "exact"
 UNMEASURED = "the general model was trained again without the records: no copies were compared"
 
 

@@ -3,6 +3,7 @@
 No field can hold a patient's or a record's id: the patient is named as the ledger does, records are counted.
 """
 
+import hashlib
 from typing import Annotated, Final, Literal
 
 from in_toto_attestation.v1.statement import STATEMENT_TYPE_URI
@@ -13,6 +14,7 @@ from shared.fields import PLAIN, Count, Digest, MaybeDigest, Moment, Share
 PREDICATE_TYPE: Final = "urn:lethe:unlearning-certificate:v1"
 MODEL: Final = "served-model"
 BUNDLE: Final = "served-bundle.onnx"
+EMPTY: Final = hashlib.sha256(b"").hexdigest()  # the digest of either where no model is served
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Word = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN)]

@@ -9,6 +9,7 @@ from shared.inference import Rate
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
+SLICED = "sisa"  # exact too: the hospital trains its general model again from the last slice before the records
 STANDS_IN = "general model"  # in a method's place, where a device serves the general model for want of a method
 
 # Names of the checks of bytes. In each, what was expected is also what was seen, or it does not hold.

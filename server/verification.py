@@ -14,30 +14,16 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key
 
 from server import ledger as chain
+from server.demands import checks_of, strange
 from server.evidence import moment, read, read_payload
 from server.keys import verifier
 from server.recount import contradictions
 from server.rule import of_job
-from server.statement import BUNDLE, MODEL, Statement
-from server.verdicts import (
-    BUNDLED,
-    COPIES,
-    FRESH,
-    GENERAL,
-    LEFTOVERS,
-    LINEAGE,
-    NO_MODEL,
-    OTHERS,
-    RECORDS,
-    SERVED,
-    STANDS_IN,
-    START,
-    WEIGHTS,
-)
+from server.statement import BUNDLE, EMPTY, MODEL, Statement
+from server.verdicts import GENERAL
 from shared.errors import UsageError
 
 SKEW = timedelta(minutes=5)  # by how much the clocks of two machines may differ
-EMPTY = hashlib.sha256(b"").hexdigest()  # the served model's digest where none is served
 
 
 @dataclass(frozen=True)
@@ -110,16 +96,9 @@ def verify(
 
 def content(statement: Statement, *, key: str) -> list[Finding]:
     """Check what a certificate says against itself; issuing asks the same before it signs."""
-    told = statement.predicate
-    verdict = told.audit.verdict
+    verdict = statement.predicate.audit.verdict
     return [
-        Finding(
-            "statement",
-            told.key == key,
-            "an in-toto statement, unlearning certificate version 1"
-            if told.key == key
-            else f"the statement names key {told.key[:16]}…, the envelope {key[:16]}…",
-        ),
+        _statement(statement, key=key),
         Finding(
             "verdict", verdict == "PASS", f"the verdict is {verdict}" + ("" if verdict == "PASS" else ", not PASS")
         ),
@@ -128,6 +107,15 @@ def content(statement: Statement, *, key: str) -> list[Finding]:
         _lineage(statement),
         _dates(statement),
     ]
+
+
+def _statement(statement: Statement, *, key: str) -> Finding:
+    told, names = statement.predicate.key, [one.name for one in statement.subject]
+    if told != key:
+        return Finding("statement", False, f"the statement names key {told[:16]}…, the envelope {key[:16]}…")
+    if names != [BUNDLE, MODEL]:
+        return Finding("statement", False, f"its subject is {' and '.join(names)}, expected {BUNDLE} and {MODEL}")
+    return Finding("statement", True, "an in-toto statement, unlearning certificate version 1")
 
 
 def _signature(envelope: Envelope, keys: Sequence[bytes]) -> Finding:
@@ -162,6 +150,8 @@ def _dates(statement: Statement) -> Finding:
         wrong.append("erased before it was requested, or after it was certified")
     if not moment(asked.requested_at) <= issued < moment(told.valid_until):
         wrong.append("requested, issued and valid until are not in this order")
+    if moment(asked.deadline) < moment(asked.requested_at):
+        wrong.append("the deadline is before the request")
     if asked.kept != (issued <= moment(asked.deadline)):
         wrong.append("whether the deadline was kept contradicts the dates")
     kept = "kept" if asked.kept else "missed"
@@ -176,8 +166,10 @@ def _evidence(statement: Statement) -> Finding:
     wrong = [
         f"the check of {one.name!r} fails" for one in audit.bytes.checks if not one.holds or one.expected != one.seen
     ]
-    expected = _expected(statement)
+    expected = checks_of(statement)
+    wrong += strange(statement)
     wrong += [f"there is no check of {name!r}" for name in expected if name not in checks]
+    wrong += [f"nobody checks {name!r} of such a withdrawal" for name in checks if name not in expected]
     wrong += [f"{name!r} is checked twice" for name in checks if [c.name for c in audit.bytes.checks].count(name) > 1]
     wrong += [
         f"the check of {name!r} expected {checks[name].expected}, and it should be {value}"
@@ -196,26 +188,6 @@ def _evidence(statement: Statement) -> Finding:
         wrong.append(f"the evidence comes to {verdict}, and the verdict is {audit.verdict}")
     good = "every check of bytes holds, and the statistics do not contradict"
     return Finding("evidence", not wrong, "; ".join(wrong) or good)
-
-
-def _expected(statement: Statement) -> dict[str, str]:
-    """Return the checks of bytes that there must be, and what each must have expected."""
-    told = statement.predicate
-    model, bundle = told.lineage.after or "none", statement.digest(BUNDLE)
-    if told.erased.where == "hospital":  # the general model itself, made again
-        return {SERVED: model, RECORDS: "none", LINEAGE: "no withdrawn record", COPIES: "none"}
-    found = {SERVED: model, BUNDLED: "none" if bundle == EMPTY else bundle, RECORDS: "none", LEFTOVERS: "none"}
-    found[OTHERS] = "unchanged"
-    if told.audit.mode == "white-box":
-        found[WEIGHTS] = model
-    if not told.method.exact:
-        return found
-    found[LINEAGE] = "no withdrawn record"
-    if model == "none":
-        return found | {NO_MODEL: "none"}
-    if told.request.scope == "patient" or told.method.name == STANDS_IN:
-        return found | {GENERAL: told.lineage.general}
-    return found | {START: told.lineage.general, FRESH: model}
 
 
 def _figures(statement: Statement) -> Finding:

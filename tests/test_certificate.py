@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from securesystemslib.dsse import Envelope
@@ -15,13 +16,13 @@ from securesystemslib.dsse import Envelope
 from server import evidence, keys
 from server.certificate import issue
 from server.ledger import following
-from server.recount import contradictions
+from server.recount import BYTES_ALONE, contradictions
 from server.registry import Enrolment, Registry
 from server.statement import BUNDLE as BUNDLE_NAME
 from server.statement import MODEL as MODEL_NAME
 from server.statement import Audit
 from server.verdict_words import job_words, statistics_words
-from server.verdicts import GENERAL
+from server.verdicts import COPIES, GENERAL
 from server.verification import verify
 from shared.errors import AuditError, DataError, UsageError, WorkspaceError
 from tests.certified import (
@@ -43,6 +44,7 @@ from tests.certified import (
     verified,
 )
 
+EMPTY = digest(b"")  # of no bytes
 FILES = {MODEL_NAME: digest(MODEL), BUNDLE_NAME: digest(BUNDLE)}
 ORDER = 2**252 + 27742317777372353535851937790883648493  # of Ed25519's group
 
@@ -349,6 +351,80 @@ def test_a_signature_does_not_make_a_contradiction_true(hospital, data, change, 
     report = verify(forged(hospital, data, change), [hospital.public], now=NOW)
     assert not report.accepted
     assert named in failed(report)
+
+
+def renamed(name, *, exact=True):
+    """Another method's name wherever the method is named, so that no figure contradicts it."""
+
+    def change(content):
+        told = content["predicate"]
+        told["method"] = {"name": name, "exact": exact}
+        for part in ("after", "retained"):
+            found = told["audit"][part]
+            found |= {"method": name, "words": found["words"].replace("'exact'", repr(name))}
+        told["audit"]["words"] = told["audit"]["words"].replace("'exact'", repr(name))
+
+    return change
+
+
+def moved_to_the_hospital(content):
+    """A wearable's withdrawal that calls itself the hospital's, for which fewer bytes are compared."""
+    told = content["predicate"]
+    told["erased"]["where"] = "hospital"
+    names = ("model as acknowledged", "withdrawn records", "lineage of the general model")
+    kept = [one for one in told["audit"]["bytes"]["checks"] if one["name"] in names]
+    told["audit"]["bytes"]["checks"] = [*kept, check(COPIES, "none")]
+
+
+def without_copies(content):
+    content["predicate"]["audit"] |= {"before": None, "after": None, "retained": None, "seeds": [], "copies": 0}
+    content["predicate"]["audit"]["words"] = BYTES_ALONE
+
+
+def of_the_hospital(content, *, segments=0, bundle=EMPTY, general=None):
+    """What the hospital says of its general model, made again; and what it cannot say."""
+    moved_to_the_hospital(content)
+    without_copies(content)
+    told = content["predicate"]
+    told["erased"]["segments"] = segments
+    told["lineage"]["general"] = general or told["lineage"]["after"]
+    content["subject"][0]["digest"]["sha256"] = bundle
+
+
+def test_what_the_hospital_can_say_of_its_general_model_is_accepted(hospital, data):
+    assert not refused(forged(hospital, data, of_the_hospital), hospital.public)
+
+
+def extra(content):
+    content["predicate"]["audit"]["bytes"]["checks"].append(check("backups wiped, approved by the regulator", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "says"),
+    [
+        (renamed("finetune"), "evidence", "'finetune' is not exact, and it says otherwise"),
+        (renamed("100 % GDPR-safe"), "evidence", "no device unlearns by '100 % GDPR-safe'"),
+        (renamed("sisa"), "evidence", "no device unlearns by 'sisa'"),
+        (extra, "evidence", "nobody checks 'backups wiped, approved by the regulator'"),
+        (moved_to_the_hospital, "evidence", "a hospital makes its general model anew and no bundle"),
+        (partial(of_the_hospital, segments=20), "evidence", "has no segments of a wearable"),
+        (partial(of_the_hospital, bundle="f" * 64), "evidence", "the model or the bundle is another"),
+        (partial(of_the_hospital, general="a" * 64), "evidence", "the model or the bundle is another"),
+        (
+            lambda content: content["predicate"]["request"].update(
+                deadline="2020-01-01T00:00:00.000+00:00", kept=False
+            ),
+            "dates",
+            "the deadline is before the request",
+        ),
+        (lambda content: content["subject"].reverse(), "statement", "its subject is served-model and served-bundle"),
+        (_set("subject", 1, "name", to="served-bundle.onnx"), "statement", "expected served-bundle.onnx and served-m"),
+    ],
+)
+def test_what_no_withdrawal_is_cannot_be_signed_into_one(hospital, data, change, named, says):
+    report = verify(forged(hospital, data, change), [hospital.public], now=NOW)
+    assert named in failed(report)
+    assert says in report.sentence
 
 
 @pytest.mark.parametrize(
