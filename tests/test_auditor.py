@@ -8,6 +8,7 @@ import pytest
 
 from server.auditor import bytes_of, choose, judge_job, judge_method, look, statistics, wants_confirmation
 from server.comparison import check_reply
+from server.method_audit import _decide
 from server.rule import decide
 from server.verdicts import STANDS_IN
 from shared.audit_messages import AuditReply, AuditRequest, Readings, VerifyReply
@@ -527,6 +528,23 @@ def test_patients_whose_models_are_all_equal_are_no_proof_of_a_method():
         verdict = judge_method([single_model()] * patients, "exact", seed=0)
         assert (verdict["verdict"], verdict["needed"]) == ("INCONCLUSIVE", None)
         assert "Equal answers measure nothing" in verdict["words"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "PASS"),
+        ({"p_holm": 0.04}, "INCONCLUSIVE"),  # withholds a PASS; a FAIL takes half the level
+        ({"p_holm": 0.024}, "FAIL"),
+        ({"epsilon": 0.1}, "INCONCLUSIVE"),
+        ({"low95": 0.51}, "FAIL"),
+    ],
+)
+def test_a_method_is_judged_at_half_the_level_and_passes_without_an_epsilon_alone(changed, verdict):
+    figures = {"low90": 0.45, "high90": 0.55, "low95": 0.44, "high95": 0.56, "p_holm": 1.0, "epsilon": 0.0}
+    place = "p_holm" in changed  # of the scores: the primary one first
+    scores = [figures | (changed if number == place else {}) for number in range(3)]
+    assert _decide(scores, 40, identical=False) == verdict
 
 
 def test_a_method_is_not_judged_by_one_patient_nor_decided_by_a_few():

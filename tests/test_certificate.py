@@ -31,6 +31,7 @@ from tests.certified import (
     NOW,
     PATIENT,
     RECORDS,
+    REMADE,
     Hospital,
     acknowledgement,
     approximate,
@@ -395,6 +396,17 @@ def test_what_the_hospital_can_say_of_its_general_model_is_accepted(hospital, da
     assert not refused(forged(hospital, data, of_the_hospital), hospital.public)
 
 
+def lose(number, content):
+    del content["predicate"]["audit"]["bytes"]["checks"][number]
+
+
+def of_everything(content):
+    """A full withdrawal after which another model than the general one is in use."""
+    told = content["predicate"]
+    told["request"]["scope"] = "patient"
+    told["audit"]["bytes"]["checks"][-2:] = [check(GENERAL, told["lineage"]["general"])]
+
+
 def extra(content):
     content["predicate"]["audit"]["bytes"]["checks"].append(check("backups wiped, approved by the regulator", "yes"))
 
@@ -405,6 +417,15 @@ def extra(content):
         (renamed("finetune"), "evidence", "'finetune' is not exact, and it says otherwise"),
         (renamed("100 % GDPR-safe"), "evidence", "no device unlearns by '100 % GDPR-safe'"),
         (renamed("sisa"), "evidence", "no device unlearns by 'sisa'"),
+        *(
+            (partial(lose, number), "evidence", f"there is no check of '{one['name']}'")
+            for number, one in enumerate(checks(*REMADE)["checks"])
+        ),
+        (of_everything, "evidence", "the model in use is not the general one"),
+        *(
+            (_set("predicate", "erased", "at", to=f"2026-{at}:00.000+00:00"), "dates", "erased before it was requested")
+            for at in ("03-01T08:54", "03-10T12:06")
+        ),
         (extra, "evidence", "nobody checks 'backups wiped, approved by the regulator'"),
         (moved_to_the_hospital, "evidence", "a hospital makes its general model anew and no bundle"),
         (partial(of_the_hospital, segments=20), "evidence", "has no segments of a wearable"),
@@ -518,6 +539,42 @@ def test_no_figure_of_a_comparison_can_be_another(data):
         part[path[-1]] = value + 1 if isinstance(value, int) else value + (0.01 if value < 0.5 else -0.01)
         found = contradictions(Audit.model_validate(changed), method="exact", exact=True)
         assert [words for words in found if words.startswith("after: ")], path
+
+
+def contradicted(data, **changed):
+    """What is wrong with an audit of which parts were changed, and the words made again."""
+    audit = told(data)["predicate"]["audit"] | changed
+    for part in ("after", "retained"):
+        audit[part] = audit[part] | {"words": statistics_words(audit[part])}
+    audit["words"] = job_words({**audit, "method": "exact", "exact": True}, unmeasured="")
+    return contradictions(Audit.model_validate(audit), method="exact", exact=True)
+
+
+def test_equal_answers_have_an_auc_of_a_half(data):
+    after = told(data)["predicate"]["audit"]["after"]
+    assert after["scores"][0]["auc"] != 0.5
+    alike = after | {"identical": True, "verdict": "INCONCLUSIVE", "needed": None}
+    assert contradicted(data) == []
+    assert contradicted(data, after=alike) == ["after: all answers are alike, and an AUC is not .5"]
+
+
+def test_a_second_look_needs_a_first_one_that_refuted(data):
+    (wrong,) = contradicted(data, earlier=[earlier_look()], seeds=[7, 8])
+    assert wrong.startswith("a second look without a first that refuted")
+
+
+def earlier_look():
+    """A look with a quarter of the copies, that refuted nothing."""
+    found = looked("exact", 40)["after"]
+    return {name: value for name, value in found.items() if name not in ("unlearned", "never")}
+
+
+def test_a_payload_written_otherwise_is_refused_though_it_is_signed(hospital, data):
+    payload = json.dumps(told(data), sort_keys=True, indent=1).encode()
+    envelope = Envelope(payload, evidence.PAYLOAD_TYPE, {})
+    envelope.sign(keys.signer(hospital.workspace.keys))
+    with pytest.raises(DataError, match="not written as Lethe writes it"):
+        verify(evidence.write(envelope), [hospital.public], now=NOW)
 
 
 @pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])

@@ -140,6 +140,11 @@ def test_an_entry_rewritten_with_a_hash_of_its_own_breaks_the_link_after_it():
     assert (finding.seq, finding.problem) == (5, "broken link")
 
 
+def test_a_first_entry_that_follows_something_is_the_rest_of_another_ledger():
+    (finding,) = verify([resealed(WHOLE[0], previous="f" * 64)])
+    assert (finding.seq, finding.problem) == (1, "broken link")
+
+
 def test_a_ledger_written_anew_from_the_beginning_is_found_by_its_head():
     anew: list[Entry] = []
     for entry in chain(9):
