@@ -22,7 +22,7 @@ def root() -> None:
 def calibrate(
     data: Annotated[Path | None, typer.Option("--data", help="A PTB-XL folder; else a synthetic cohort.")] = None,
     patients: Annotated[int, typer.Option("--patients", min=2, help="Wearers a seed; 8 or more judge a method.")] = 8,
-    copies: Annotated[int, typer.Option("--copies", min=2, help="Models an arm.")] = 16,
+    copies: Annotated[int, typer.Option("--copies", min=8, help="Models an arm; fewer than 8 decide nothing.")] = 16,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Each has patients and a general model of its own.")] = 5,
     width: Annotated[int, typer.Option("--width", min=1, help="Of the general models.")] = 16,
     only: Annotated[
