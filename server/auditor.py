@@ -9,7 +9,7 @@ from typing import Literal
 
 from server.comparison import NOTHING, Comparison, has
 from server.method_audit import judge_method
-from server.rule import decide, enough, of_job
+from server.rule import decide, enough, leaves_open, of_job
 from server.verdict_words import job_words, statistics_words
 from server.verdicts import (
     ANSWER,
@@ -76,7 +76,7 @@ def statistics(
     compared = Comparison.of(reply, method, group=group, seed=seed)
     scores = compared.scores()
     verdict = decide(scores, compared.n, identical=compared.identical, exact=exact)
-    decided = verdict != "INCONCLUSIVE" or compared.identical  # of equal answers no number of copies decides
+    waits = leaves_open(verdict, method, identical=compared.identical, exact=exact)
     found: Statistics = {
         "method": method,
         "group": group,
@@ -89,7 +89,7 @@ def statistics(
         "never": compared.never.segments.margins.mean(axis=1).tolist(),
         "scores": scores,
         "detectable": detectable_auc(compared.n, variance=compared.variance),
-        "needed": None if decided else enough(scores[0], compared.n, variance=compared.variance),
+        "needed": enough(scores[0], compared.n, variance=compared.variance) if waits else None,
         "verdict": verdict,
         "words": "",
     }

@@ -8,6 +8,7 @@ import numpy as np
 import scipy  # its parts come when they are used
 
 from server.comparison import NOTHING, Comparison, auc_of
+from server.rule import LEAST_PATIENTS
 from server.verdict_words import method_words
 from server.verdicts import MethodVerdict, Score, Verdict
 from shared.audit_messages import AuditReply
@@ -29,7 +30,6 @@ from shared.inference import (
 from shared.membership import SCORES, Scored
 
 PRIMARY = "ulira"  # traces go up in one patient and down in another: a score that learns the direction adds up
-LEAST_PATIENTS = 8
 
 
 @dataclass(frozen=True)

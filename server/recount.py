@@ -7,7 +7,7 @@ verdict and words beside it.
 from math import isclose
 from typing import Any
 
-from server.rule import CONFIRMATION, decide, enough
+from server.rule import CONFIRMATION, decide, enough, leaves_open
 from server.statement import Audit, Score, Statistics
 from server.verdict_words import job_words, statistics_words
 from server.verdicts import TITLES
@@ -99,7 +99,7 @@ def _of_statistics(told: Statistics, method: str, group: str, *, exact: bool) ->
         (detectable_auc(told.n, variance=variance), enough(scores[0], told.n, variance=variance))
         for variance in (MANN_WHITNEY, BINOMIAL)
     }
-    is_open = verdict == "INCONCLUSIVE" and not told.identical
+    is_open = leaves_open(verdict, method, identical=told.identical, exact=exact)
     needs = {(power, copies if is_open else None) for power, copies in powers}
     if not any(_near(told.detectable, power) and told.needed == copies for power, copies in needs):
         wrong.append(f"{told.n} copies have another power than is told")

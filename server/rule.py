@@ -9,6 +9,7 @@ from server.verdicts import Score, Verdict
 from shared.inference import EQUIVALENT, LEVEL, needed
 
 LEAST_COPIES = 8  # fewer an arm decide nothing: the normal approximation of Mann-Whitney's test is too keen below
+LEAST_PATIENTS = 8  # fewer decide nothing of a method, and their bootstrap is too narrow to be told
 CONFIRMATION = 4  # times the copies, for the second look at an exact method that the first one refutes
 
 
@@ -29,6 +30,14 @@ def decide(scores: Sequence[Score], n: int, *, identical: bool, exact: bool) -> 
     near = primary["low90"] >= 0.5 - EQUIVALENT and primary["high90"] <= 0.5 + EQUIVALENT
     quiet = exact or all(score["p_holm"] >= LEVEL for score in others)
     return "PASS" if near and quiet and primary["epsilon"] == 0 else "INCONCLUSIVE"
+
+
+def leaves_open(verdict: Verdict, method: str, *, identical: bool, exact: bool) -> bool:
+    """Return whether more copies would decide something: not of an exact method, of which bytes decide.
+
+    Nor of "nothing", which nobody asks to pass, nor of equal answers, of which no number of copies is a sample.
+    """
+    return verdict == "INCONCLUSIVE" and not (identical or exact or method == "nothing")
 
 
 def enough(primary: Score, n: int, *, variance: float) -> int:

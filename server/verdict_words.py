@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from server.rule import LEAST_PATIENTS
 from server.verdicts import NO_MODEL, STANDS_IN, TITLES, JobVerdict, MethodVerdict, Score, Statistics
 from shared.inference import EQUIVALENT, LEVEL
 
@@ -37,9 +38,10 @@ def method_words(found: MethodVerdict) -> str:
     """Return what is said of a method over many patients."""
     primary, *others = found["scores"]
     by_name = {score["name"]: score for score in others}
+    few = found["n"] < LEAST_PATIENTS
     head = (
         f"{found['method']!r} on {found['n']} patients, {found['copies']} copies an arm each; mean over patients of "
-        f"the {described(primary)}."
+        f"the {described(primary, few=few)}."
     )
     if found["method"] != "nothing":
         head = f"{head} {_traces(found)}"
@@ -67,11 +69,10 @@ def job_words(judged: JobVerdict, *, unmeasured: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def described(score: Score) -> str:
-    """Return a score in words: title, AUC, interval."""
-    return (
-        f"{TITLES[score['name']]}: AUC {score['auc']:.2f} (95 % interval {score['low95']:.2f} to {score['high95']:.2f})"
-    )
+def described(score: Score, *, few: bool = False) -> str:
+    """Return a score in words: title, AUC, interval; of few patients there is none."""
+    interval = f"95 % interval {score['low95']:.2f} to {score['high95']:.2f}"
+    return f"{TITLES[score['name']]}: AUC {score['auc']:.2f} ({'too few for an interval' if few else interval})"
 
 
 def _conclusion(
@@ -82,9 +83,10 @@ def _conclusion(
     side: float | None = None,
 ) -> str:
     n, side = found["n"], primary["auc"] if side is None else side
+    few = units is PATIENTS and n < LEAST_PATIENTS
     if found["verdict"] == "FAIL":
         if primary["low95"] <= 0.5 <= primary["high95"]:
-            return f"They are told apart by {_named(rejections)}."
+            return f"They are told apart by {_named(rejections, few=few)}."
         if side < 0.5:
             return "Forgetting overshoots: they know less than models that never saw the segments."
         return "A trace is left: they know more than models that never saw the segments."
@@ -97,16 +99,16 @@ def _conclusion(
     if primary["epsilon"] > 0:
         why += f", and epsilon is at least {primary['epsilon']:.2f}"
     if rejections:
-        why += f"; {_named(rejections)} differs"
-    return f"{why}. About {found['needed']} {units.many} would decide."
+        why += f"; {_named(rejections, few=few)} differs"
+    return f"{why}. About {found['needed']} {units.many} would decide." if found["needed"] else f"{why}."
 
 
 def _rejections(others: Sequence[Score]) -> list[Score]:
     return [score for score in others if score["p_holm"] < LEVEL]
 
 
-def _named(scores: Sequence[Score]) -> str:
-    return " and ".join(f"{described(score)}, p = {score['p_holm']:.2g} after Holm" for score in scores)
+def _named(scores: Sequence[Score], *, few: bool) -> str:
+    return " and ".join(f"{described(score, few=few)}, p = {score['p_holm']:.2g} after Holm" for score in scores)
 
 
 def _traces(found: MethodVerdict) -> str:
@@ -114,22 +116,26 @@ def _traces(found: MethodVerdict) -> str:
     share, n = found["traces"], found["n"]
     told = f"Of {round(share['value'] * n)} of {n} patients copies show a trace when nothing is unlearned"
     if share["low"] > LEVEL:
-        return f"{told}; of the others there was nothing that this audit could have seen."
+        return f"{told}; of the others it saw none, which does not say that there was none."
     why = ""
     if found["certainty"] > SURE:
-        why = f" the general model was already sure of these segments (probability {found['certainty']:.2f}), so"
-    return f"{told}, no more than chance gives:{why} the audit could not have seen anything left of them."
+        why = f"; the general model was already sure of these segments (probability {found['certainty']:.2f})"
+    return f"{told}, no more than chance gives{why}. What these copies miss before they miss after, too."
 
 
 def _untraced(before: Statistics) -> str:
     """Say why nothing was there to see; never that it was forgotten well."""
-    told = f"Copies that kept the segments could not be told from copies that never saw them either ({_brief(before)})"
+    told = (
+        f"Copies that kept the segments could not be told from copies that never saw them either ({_brief(before)}; "
+        f"{before['detectable']:.2f} is the smallest told from .5 four times in five). A weaker trace would be missed "
+        "before and after"
+    )
     if before["certainty"] > SURE:
         return (
-            f"{told}: the general model was already sure of these segments (it gives the true label a probability of "
-            f"{before['certainty']:.2f}), so the audit could not have seen anything left of them."
+            f"{told}; the general model was already sure of these segments (it gives the true label a probability of "
+            f"{before['certainty']:.2f})."
         )
-    return f"{told}, so the audit could not have seen anything left of them, though no model is sure of these segments."
+    return f"{told}; no model is sure of these segments."
 
 
 def _brief(found: Statistics) -> str:

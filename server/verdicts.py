@@ -72,7 +72,7 @@ class Statistics(TypedDict):
         certainty: median probability that copies which never saw the segments give their true labels.
         unlearned, never: mean margin over the segments, one number a copy, of either arm.
         detectable: smallest AUC told from .5 with 80 % power at this n.
-        needed: copies an arm that would decide, None when it is decided, or when no number would: all answers alike.
+        needed: copies an arm that would decide, None where they decide nothing (`server.rule.leaves_open`).
     """
 
     method: str

@@ -229,8 +229,9 @@ def holm(values: Sequence[float]) -> list[float]:
 def clustered_interval(each: Floats, *, confidence: float, rng: np.random.Generator) -> Interval:
     """Return an interval of the mean over patients: patients are resampled, never their segments or copies.
 
-    The percentile bootstrap with its percentiles moved outwards, so that few patients do not make it too narrow
-    (Hesterberg 2015, The American Statistician 69:371, "expanded percentile").
+    The percentile bootstrap with its percentiles moved outwards (Hesterberg 2015, The American Statistician 69:371,
+    "expanded percentile"), which makes up for few patients in part. A 95 % interval of 8 normal figures covers their
+    mean 94 times in 100, of 8 skewed ones 82 to 85 times; of 2 or 3 patients it is far too narrow, at about 50 and 75.
 
     Args:
         each: one figure a patient, (P,), 2 or more.

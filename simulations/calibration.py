@@ -15,8 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from server.auditor import judge_method
-from server.method_audit import LEAST_PATIENTS
-from server.rule import CONFIRMATION
+from server.rule import CONFIRMATION, LEAST_PATIENTS
 from server.verdicts import MethodVerdict
 from shared.audit_messages import AuditReply
 from shared.machine import cores
@@ -36,7 +35,7 @@ class Plan:
 
     Attributes:
         data: a folder in PTB-XL's layout.
-        patients: wearers a seed; `server.method_audit.LEAST_PATIENTS` or more, or no method is judged a seed.
+        patients: wearers a seed; `server.rule.LEAST_PATIENTS` or more, or no method is judged a seed.
         copies: K, an arm.
         seeds: worlds: patients, general model and copies of their own.
         width: of the general models.

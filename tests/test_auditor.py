@@ -96,10 +96,10 @@ def test_an_exact_method_that_overshoots_is_refuted_too():
 
 
 def test_an_epsilon_that_is_proved_lets_nothing_pass_though_the_mean_is_right():
-    reply = answer(copies=400, shifts={"nothing": 2.0, "exact": 0.0})
+    reply = answer(copies=400, shifts={"nothing": 2.0, "finetune": 0.0})
     either = np.repeat([-30.0, 30.0], 200)[:, None]
-    split = tuple(map(tuple, (either + np.array(reply.arms["exact"]["forgotten"].margins)).tolist()))
-    found = statistics(changed(reply, "exact", "forgotten", margins=split), "exact", exact=True, seed=0)
+    split = tuple(map(tuple, (either + np.array(reply.arms["finetune"]["forgotten"].margins)).tolist()))
+    found = statistics(changed(reply, "finetune", "forgotten", margins=split), "finetune", seed=0)
     assert found["scores"][0]["auc"] == pytest.approx(0.5, abs=0.01)
     assert found["scores"][0]["epsilon"] > 0
     assert found["verdict"] == "INCONCLUSIVE"
@@ -113,11 +113,19 @@ def test_halves_that_taught_each_other_count_once():
 
 
 def test_sixteen_copies_of_an_equal_arm_decide_nothing_and_say_how_many_would():
-    found = statistics(answer(), "exact", exact=True, seed=0)
+    found = statistics(answer(shifts={"nothing": 2.0, "finetune": 0.0}), "finetune", seed=0)
     assert found["verdict"] == "INCONCLUSIVE"
     assert found["needed"] > 16
     assert found["detectable"] == pytest.approx(0.79, abs=0.005)
     assert f"About {found['needed']} copies" in found["words"]
+
+
+def test_where_bytes_decide_no_number_of_copies_is_said_to():
+    reply = answer(shifts={"nothing": 0.0, "exact": 0.0})
+    for method in ("exact", "nothing"):
+        found = statistics(reply, method, exact=method == "exact", seed=0)
+        assert (found["verdict"], found["needed"]) == ("INCONCLUSIVE", None)
+        assert "would decide" not in found["words"]
 
 
 def test_many_copies_of_an_equal_arm_pass_and_no_more_is_said_than_not_falsified():
@@ -147,7 +155,7 @@ def test_a_difference_that_only_a_secondary_score_sees_keeps_an_approximate_meth
 
 
 def test_too_few_copies_decide_nothing_however_far_apart():
-    found = statistics(answer(copies=4, shifts={"nothing": 9.0}), "nothing", seed=0)
+    found = statistics(answer(copies=4, shifts={"nothing": 9.0, "finetune": 9.0}), "finetune", seed=0)
     assert (found["verdict"], found["scores"][0]["auc"]) == ("INCONCLUSIVE", 1.0)
     assert found["needed"] >= 8
 
@@ -443,9 +451,9 @@ def test_what_is_kept_does_not_refute_bytes_and_is_told():
 def test_where_nothing_leaves_no_trace_either_the_words_do_not_call_it_a_success():
     verdict = judged(answer(shifts={"nothing": 0.0, "exact": 0.0}, sure=6.0))
     assert "already sure of these segments" in verdict["words"]
-    assert "could not have seen anything" in verdict["words"]
+    assert "A weaker trace would be missed before and after" in verdict["words"]
     unsure = judged(answer(shifts={"nothing": 0.0, "exact": 0.0}, sure=-6.0))["words"]
-    assert "could not have seen anything" in unsure
+    assert "A weaker trace would be missed before and after" in unsure
     assert "already sure" not in unsure
 
 
@@ -517,7 +525,7 @@ def test_where_no_patient_left_a_trace_a_method_is_not_praised():
     blank = [answer(seed, shifts={"nothing": 0.0, "exact": 0.0}, sure=5.0) for seed in range(20)]
     words = judge_method(blank, "exact", seed=0)["words"]
     assert "already sure of these segments" in words
-    assert "could not have seen anything" in words
+    assert "no more than chance gives" in words
     assert "no more than chance" not in judge_method(PATIENTS, "exact", seed=0)["words"]
 
 
@@ -550,6 +558,10 @@ def test_a_method_is_judged_at_half_the_level_and_passes_without_an_epsilon_alon
 def test_a_method_is_not_judged_by_one_patient_nor_decided_by_a_few():
     with pytest.raises(AuditError, match="expected 2 or more"):
         judge_method(PATIENTS[:1], "nothing", seed=0)
-    assert judge_method(PATIENTS[:4], "nothing", seed=0)["verdict"] == "INCONCLUSIVE"
+    few = judge_method(PATIENTS[:7], "nothing", seed=0)
+    assert few["verdict"] == "INCONCLUSIVE"
+    assert "(too few for an interval)." in few["words"]
+    assert "95 %" not in few["words"]
+    assert "95 % interval" in judge_method(PATIENTS[:8], "nothing", seed=0)["words"]
     with pytest.raises(AuditError):
         judge_method([*PATIENTS[:9], BROKEN["margins that are no numbers"]], "finetune", seed=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu, norm
 
 from shared.inference import (
     BINOMIAL,
@@ -178,3 +178,22 @@ def test_the_interval_over_patients_covers_their_mean_though_they_are_few():
     rng = np.random.default_rng(3)
     found = [clustered_interval(rng.normal(size=8), confidence=0.95, rng=rng) for _ in range(300)]
     assert 0.92 <= np.mean([low <= 0 <= high for low, high in found]) <= 0.99
+
+
+@pytest.mark.parametrize(("patients", "covered"), [(2, 0.50), (3, 0.75), (8, 0.84)])
+def test_of_few_patients_with_skewed_figures_the_interval_is_too_narrow_as_it_says(patients, covered):
+    rng = np.random.default_rng(5)
+    draw = rng.normal if patients < 8 else rng.lognormal
+    middle = 0.0 if patients < 8 else np.exp(0.5)
+    found = [clustered_interval(draw(size=patients), confidence=0.95, rng=rng) for _ in range(600)]
+    assert np.mean([low <= middle <= high for low, high in found]) == pytest.approx(covered, abs=0.05)
+
+
+def test_beside_an_arm_that_hardly_varies_the_test_is_too_keen_as_the_documents_say():
+    """docs/AUDIT.md, limits: Hanley and McNeil's variance is that of arms which vary alike."""
+    rng = np.random.default_rng(1)
+    wide = [auc(rng.normal(size=64), 1e-4 * rng.normal(size=64)) for _ in range(1500)]
+    assert 0.06 <= np.mean([auc_p(value, 64) < 0.05 for value in wide]) <= 0.11
+    away = norm.ppf(0.6) * np.sqrt(1 + 0.05**2)
+    near = [auc(rng.normal(away, 1, 143), rng.normal(0, 0.05, 143)) for _ in range(1500)]
+    assert 0.06 <= np.mean([auc_interval(value, 143, confidence=0.9).high <= 0.6 for value in near]) <= 0.11
