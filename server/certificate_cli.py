@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.workspace import Workspace
-from shared.errors import AuditError, DataError, UsageError
+from shared.errors import AuditError, DataError, UsageError, WorkspaceError
 from shared.terminal import note, show
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def verify_certificate(
     entries: list[Entry] | None = None
     public = [_bytes(path) for path in key or ()]
     if not public:
-        public, entries = _of_workspace(home)
+        try:
+            public, entries = _of_workspace(home)
+        except WorkspaceError as error:
+            raise WorkspaceError(f"{error}; outside of a workspace give the hospital's public key with --key") from None
     report = verify(data, public, now=datetime.now(UTC), files=files, ledger=entries)
     show(_told(file, report), as_json=as_json, render=lambda: certificate_views.report_page(file.name, report))
     if not report.accepted:

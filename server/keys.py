@@ -1,7 +1,7 @@
 """The hospital's signing key: made once, kept from everybody else, replaced on request.
 
     keys/signing.pem             Ed25519 private key, PKCS #8, mode 0600; leaves this file in memory only
-    keys/signing.pub.pem         its public key, which anybody may have
+    keys/signing.pub.pem         its public key, mode 0644: anybody may have it
     keys/old/<fingerprint>.pub.pem   public keys of before: what they signed stays verifiable
 
 A fingerprint is the sha256 of the public key's DER form (SubjectPublicKeyInfo), in hex.
@@ -80,7 +80,7 @@ def signer(folder: Path) -> CryptoSigner:
     public = _pem(private.public_key())
     path = folder / PUBLIC
     if not path.exists() or path.read_bytes() != public:  # a rotation was interrupted, or the file was lost
-        write_atomically(path, public)
+        _publish(path, public)
     return CryptoSigner(private, verifier(public))
 
 
@@ -117,8 +117,14 @@ def _put(folder: Path, private: Ed25519PrivateKey) -> str:
     secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_atomically(folder / PRIVATE, secret)  # its temporary file is made with mode 0600 and keeps it
     public = _pem(private.public_key())
-    write_atomically(folder / PUBLIC, public)
+    _publish(folder / PUBLIC, public)
     return fingerprint(public)
+
+
+def _publish(path: Path, public: bytes) -> None:
+    """Write a public key so that anybody may read it; a file that is copied keeps its mode."""
+    write_atomically(path, public)
+    path.chmod(0o644)
 
 
 @contextmanager
@@ -148,7 +154,7 @@ def _retire(folder: Path) -> str | None:
     old = folder / OLD
     old.mkdir(mode=0o700, exist_ok=True)
     flush_folder(folder)
-    write_atomically(old / f"{name}.pub.pem", public)
+    _publish(old / f"{name}.pub.pem", public)
     return name
 
 

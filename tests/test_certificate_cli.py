@@ -179,6 +179,12 @@ def test_a_key_that_is_none_gives_code_5(elsewhere, lethe, key):
     assert (code, out, err.count("\n")) == (5, "", 1)
 
 
+def test_without_a_key_and_a_workspace_it_says_how_to_give_one(elsewhere, lethe):
+    code, out, err = lethe("certificate", "verify", elsewhere / "certificate.json", "--home", elsewhere)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "outside of a workspace give the hospital's public key with --key" in err
+
+
 def test_in_a_workspace_its_own_keys_and_its_ledger_are_used(hospital, lethe):
     path, home = entered(hospital), ("--home", hospital.workspace.home)
     code, out, _ = lethe("certificate", "verify", path, *home, "--json")

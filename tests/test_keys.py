@@ -42,6 +42,7 @@ def test_nobody_but_the_owner_may_read_the_key_or_enter_its_room(tmp_path, umask
         os.umask(before)
     assert mode(room) == mode(room / "old") == 0o700
     assert mode(room / "signing.pem") == 0o600
+    assert {mode(path) for path in room.rglob("*.pub.pem")} == {0o644}
 
 
 def test_what_one_key_signs_its_public_key_verifies(folder):
