@@ -114,6 +114,8 @@ def _of_copies(verdict: Row) -> str:
             f"As a cross-check {compared} were compared with {n} that never had them: nothing speaks against it.{doubt}"
         )
     seen = f"In the audit {compared} could not be told from {n} that never had them"
+    if verdict["retained"] is not None and verdict["retained"]["verdict"] == "FAIL":
+        return f"{seen}, but on the records that the patient keeps they can, in more than chance explains."
     if verdict["verdict"] == "PASS":
         return f"{seen}. Not falsified at this power: a difference smaller than that is not ruled out."
     more = f"; about {after['needed']:,} copies an arm would decide" if after["needed"] else ""

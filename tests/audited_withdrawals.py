@@ -21,10 +21,11 @@ def readings(rng, copies, segments, mean, sd):
     return Readings(*(tuple(tuple(row) for row in part.tolist()) for part in parts))
 
 
-def answer(seed, *, copies, means, exact, kept=True, segments=10):
+def answer(seed, *, copies, means, exact, kept=True, segments=10, moved=0.0):
     """Return a device's answer; `means` are those of "never", "nothing" and the method's copies.
 
-    Nothing kept is a whole withdrawal: its copies without the records are the general model, all alike.
+    Nothing kept is a whole withdrawal: its copies without the records are the general model, all alike. By `moved` the
+    method makes copies surer of what is kept.
     """
     rng = np.random.default_rng(seed)
     names = ("never", "nothing", "exact" if exact else "finetune")
@@ -35,7 +36,7 @@ def answer(seed, *, copies, means, exact, kept=True, segments=10):
             "control": readings(rng, copies, 20, 1.0, 0.3),
         }
         if kept:
-            arms[name]["retained"] = readings(rng, copies, 20, 2.4, 0.3)
+            arms[name]["retained"] = readings(rng, copies, 20, 2.4 + moved * (name == names[2]), 0.3)
     return AuditReply("j", 0, "ok", arms=arms, seconds=9.0)
 
 
@@ -48,11 +49,12 @@ def checks(digest, *, whole, exact, holds):
 
 
 @cache
-def verdict_of(*, exact=True, whole=False, copies=16, means=(0.4, 1.9, 0.4), holds=True, looks=1, seed=1):
+def verdict_of(*, exact=True, whole=False, copies=16, means=(0.4, 1.9, 0.4), holds=True, looks=1, seed=1, moved=0.0):
     """Return the auditor's verdict; `copies` 0 compares none, a second look has four times as many."""
     counts = [copies * 4**look for look in range(looks)] if copies else []
     answers = [
-        answer(seed + n, copies=count, means=means, exact=exact, kept=not whole) for n, count in enumerate(counts)
+        answer(seed + n, copies=count, means=means, exact=exact, kept=not whole, moved=moved)
+        for n, count in enumerate(counts)
     ]
     method = "exact" if exact else "finetune"
     found = [look(one, method, exact=exact, seed=7 + n) for n, one in enumerate(answers)]

@@ -123,6 +123,19 @@ def test_each_verdict_is_told_with_its_numbers(tmp_path, title):
     assert re.search(r"the surer one in \d+ of 100 pairs; 50 is chance; 95 % interval \d+ to \d+", text)
 
 
+def test_a_method_that_moves_what_is_kept_fails_for_that(tmp_path):
+    text, _ = article(tmp_path, exact=False, copies=143, seed=4, moved=-1.0)
+    assert "Verdict: FAIL" in text
+    assert "but on the records that the patient keeps they can, in more than chance explains." in text
+    assert "Not falsified" not in text
+
+
+def test_where_bytes_decide_the_appendix_names_no_number_of_copies_and_nothing_as_decided(tmp_path):
+    _, page = article(tmp_path, means=(2.6, 2.6, 2.6))
+    assert "copies an arm would decide" not in page
+    assert "Decided: INCONCLUSIVE" not in page
+
+
 def test_where_no_trace_could_be_seen_the_page_says_so_and_calls_it_no_success(tmp_path):
     text, _ = article(tmp_path, means=(2.6, 2.6, 2.6))
     assert NO_TRACE in text
