@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.model_words import model_state
-from server.rows import UNFORGOTTEN, Job, Patient, Role, counted
+from server.rows import ENDED, UNFORGOTTEN, Job, Patient, Role, counted
 from server.workspace import Workspace
 from shared.errors import UsageError, plainly
 from shared.terminal import note, show
@@ -264,7 +264,7 @@ def _word(slot: int, unheard: Sequence["Unheard"], *, deployed: bool) -> str:
 
 def _at_the_hospital(covering: Sequence[Job], home: Path) -> str:
     """Return what happens to records that the general model was made of, or that travel with it."""
-    if all(job.state == "CERTIFIED" for job in covering):
+    if all(job.state in ENDED for job in covering):
         return "No model is made of them any more."
     return (
         f"No run uses them any more. The next `{run_command(home)}` trains a general model without these records, has "

@@ -49,6 +49,7 @@ STYLES = {
     "AUDITED": "green",
     "CERTIFIED": "bold green",
     "FAILED": "bold red",
+    "CLOSED": "red",
 }
 
 
@@ -124,7 +125,7 @@ def job_list(jobs: Sequence[Job], due: Mapping[str, Due]) -> RenderableType:
 def check(due: Sequence[Due], days: int) -> RenderableType:
     """Draw what is not certified yet, the nearest deadline first."""
     if not due:
-        return Text("Nothing is due: every withdrawal is certified.")
+        return Text("Nothing is due: every withdrawal is certified, or was closed.")
     table = _table("job", "patient", "slot>", "forget", "state", "method", "deadline", "left")
     for one in due[:MOST_ROWS]:
         _add(table, *_job_cells(one.job), f"{one.deadline:%Y-%m-%d}", _left(one))

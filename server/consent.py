@@ -157,7 +157,11 @@ def refuse_unforgotten(connection: Connection, patient: str, wanted: Collection[
     for job in due:
         if job.scope == "patient" or (wanted is not None and set(job.records) & set(wanted)):
             ended = job.state == "FAILED" and "acknowledged_at" in job.detail
-            way = f"its reason is in `lethe jobs show {job.id}`" if ended else "`lethe run` carries the job out"
+            way = (
+                f"its reason is in `lethe jobs show {job.id}`, and `lethe jobs close {job.id}` ends it uncertified"
+                if ended
+                else "`lethe run` carries the job out"
+            )
             raise ConsentError(
                 f"patient {patient} has withdrawn, and job {job.id} about it is {job.state}: what was taken back is "
                 f"forgotten, and certified, before it is given again; {way}"

@@ -43,7 +43,7 @@ def deadline_of(job: Job, days: int) -> datetime:
 
 
 def due(jobs: Iterable[Job], *, days: int, now: datetime) -> list[Due]:
-    """Return the jobs that are not certified, the nearest deadline first."""
+    """Return the jobs that have not ended, the nearest deadline first."""
     open_still = [job for job in jobs if job.state in DUE]
     found = [Due(job, deadline, deadline - now) for job in open_still for deadline in [deadline_of(job, days)]]
     return sorted(found, key=lambda one: one.deadline)

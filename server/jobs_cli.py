@@ -9,6 +9,7 @@ import typer
 
 from server.deadlines import Due, due
 from server.workspace import Workspace
+from shared.errors import UsageError
 from shared.terminal import show
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ Home = Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The wor
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 HOME = Path("lethe-home")
 OVERDUE = 3  # exit code: as when consent refuses
+LONGEST_REASON = 500
 
 
 @jobs.command("list")
@@ -61,6 +63,29 @@ def show_job(
     show(result, as_json=as_json, render=lambda: cli_views.job_page(found, steps))
 
 
+@jobs.command("close")
+def close_job(
+    job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why; entered in the ledger.", show_default=False)],
+    home: Home = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """End a job that FAILED after the erasure, without a certificate; later consent is possible then."""
+    from server.registry import Registry
+
+    if not (said := reason.strip()) or len(said) > LONGEST_REASON:
+        raise UsageError(
+            f"--reason has {len(said)} characters, expected 1 to {LONGEST_REASON}: why nobody can certify it"
+        )
+    workspace = Workspace.open(home)
+    with workspace.lock("jobs close"), Registry.open(workspace.registry_path) as registry:
+        changed = registry.job(job).state != "CLOSED"
+        closed = registry.close_job(job, said)
+    words = f"Job {job} is closed: no run takes it up again, and there is no certificate about it."
+    told = words if changed else f"Job {job} was closed already."
+    show({"job": asdict(closed), "changed": changed}, as_json=as_json, render=lambda: told)
+
+
 def _read(home: Path) -> tuple[list["Job"], list[Due], int]:
     """Return all jobs, those that are due, and in how many days a job is."""
     from server.registry import Registry
@@ -74,5 +99,5 @@ def _read(home: Path) -> tuple[list["Job"], list[Due], int]:
 
 
 def _told(one: Due | None) -> dict[str, Any]:
-    """Return a deadline as JSON; none of a job that is certified."""
+    """Return a deadline as JSON; none of a job that has ended."""
     return {"deadline": one.deadline.isoformat() if one else None, "overdue": bool(one and one.overdue)}

@@ -11,23 +11,25 @@ Role = Literal["corpus", "wearable", "control"]
 Status = Literal["active", "partly withdrawn", "withdrawn"]
 Scope = Literal["patient", "records"]
 Kind = Literal["general", "personal"]
-State = Literal["REQUESTED", "DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED", "FAILED"]
+State = Literal["REQUESTED", "DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED", "FAILED", "CLOSED"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 STATES: tuple[State, ...] = get_args(State)
 
 HOSPITAL = -1  # in a slot's place: a job that the hospital carries out itself, on its general model
 
-# Which state may follow which. A job that failed is dispatched again by a later run.
+# Which state may follow which. A job that failed is dispatched again by a later run, or closed by the operator.
 FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "REQUESTED": ("DISPATCHED", "FAILED"),
     "DISPATCHED": ("UNLEARNED", "FAILED"),
     "UNLEARNED": ("AUDITED", "FAILED"),
     "AUDITED": ("CERTIFIED", "FAILED"),
     "CERTIFIED": (),
-    "FAILED": ("DISPATCHED",),
+    "FAILED": ("DISPATCHED", "CLOSED"),
+    "CLOSED": (),
 }
-DUE: tuple[State, ...] = tuple(state for state in STATES if state != "CERTIFIED")  # the next run takes these up
+ENDED: tuple[State, ...] = ("CERTIFIED", "CLOSED")
+DUE: tuple[State, ...] = tuple(state for state in STATES if state not in ENDED)  # the next run takes these up
 UNFORGOTTEN: tuple[State, ...] = ("REQUESTED", "DISPATCHED", "FAILED")  # the device may still hold what is withdrawn
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from server.rows import ROLES, STATES, Kind, Scope
 from shared.errors import WorkspaceError
 
-VERSION = "3"
+VERSION = "4"
 BUSY_SECONDS = 5
 
 metadata = sa.MetaData()

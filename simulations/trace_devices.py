@@ -15,7 +15,7 @@ from client.envelope import PRIVATE, SERIAL
 from client.envelope import PUBLIC as DEVICE_KEY
 from server.holdings import Held, public_files
 from server.registry import Registry
-from server.rows import DeviceRow
+from server.rows import ENDED, DeviceRow
 from server.workspace import Workspace
 from shared.package import MODEL, PUBLIC
 from simulations.traced import UNREADABLE, Holding, Known, ids_in, read_json
@@ -126,9 +126,7 @@ def _by_row(row: DeviceRow, known: Known, kept: Mapping[str, Held]) -> tuple[str
     """
     if row.general is None:
         return ()
-    before = [
-        job for job in known.jobs if job.state not in ("AUDITED", "CERTIFIED") and row.updated_at < job.updated_at
-    ]
+    before = [job for job in known.jobs if job.state not in ("AUDITED", *ENDED) and row.updated_at < job.updated_at]
     return known.among({*_learnt(known, kept.get(row.general)), *(one for job in before for one in job.records)})
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from server.deadlines import deadline_of, due
 from server.registry import Registry
-from server.rows import STATES, Job
+from server.rows import ENDED, STATES, Job
 from server.workspace import Workspace
 from server.workspace_settings import keep
 from shared.errors import DamagedError, WorkspaceError
@@ -50,12 +50,12 @@ def test_a_time_that_is_none_is_a_damaged_registry(at):
 
 
 @given(st.lists(st.tuples(st.integers(0, 90), st.sampled_from(STATES))), st.integers(1, 60))
-def test_what_is_certified_is_never_due_and_the_rest_is_in_the_order_of_its_deadlines(asked, days):
+def test_what_has_ended_is_never_due_and_the_rest_is_in_the_order_of_its_deadlines(asked, days):
     jobs = [job(NOW - timedelta(days=ago), state) for ago, state in asked]
     found = due(jobs, days=days, now=NOW)
-    assert len(found) == sum(state != "CERTIFIED" for _, state in asked)
+    assert len(found) == sum(state not in ENDED for _, state in asked)
     assert [one.left for one in found] == sorted(one.left for one in found)
-    assert sum(one.overdue for one in found) == sum(ago > days and state != "CERTIFIED" for ago, state in asked)
+    assert sum(one.overdue for one in found) == sum(ago > days and state not in ENDED for ago, state in asked)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_nothing_is_due_when_all_is_certified(home):
             for state in ("DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED"):
                 registry.advance(one.id, state)
     done = lethe(home, "check")
-    assert (done.exit_code, done.stdout) == (0, "Nothing is due: every withdrawal is certified.\n")
+    assert (done.exit_code, done.stdout) == (0, "Nothing is due: every withdrawal is certified, or was closed.\n")
     assert "overdue" not in lethe(home, "list").stdout
 
 

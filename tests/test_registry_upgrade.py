@@ -172,11 +172,46 @@ def test_a_file_of_version_2_becomes_what_is_made_today(tmp_path):
         keys.make(workspace.keys)
         assert registry.consent_again("8") == ["80"]
         assert registry.patient("8").status == "active"
+        closed_by_hand(registry)
     opened = database.at(path).engine()
     with opened.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
         assert indexes(connection) == indexes_of_today(tmp_path / "today.db")
+        assert "WITHOUT ROWID" in connection.exec_driver_sql(JOBS).scalar_one()
     opened.dispose()
+
+
+JOBS = "SELECT sql FROM sqlite_master WHERE name = 'jobs'"
+
+
+def closed_by_hand(registry: Registry) -> None:
+    """End a job in the state that version 4 brought."""
+    job = next(job for job in registry.jobs() if job.state != "CERTIFIED")
+    registry.advance(job.id, "FAILED", detail={"reason": "test", "acknowledged_at": "2026-01-01T00:00:00+00:00"})
+    assert registry.close_job(job.id, "the answer cannot be judged").state == "CLOSED"
+
+
+def test_a_database_of_version_3_gets_the_state_in_which_jobs_are_closed(older):
+    with by_hand(older) as connection:
+        rowids = " WITHOUT ROWID" if connection.__class__.__module__.startswith("sqlite3") else ""
+        if rowids:
+            (sql,) = connection.execute(JOBS).fetchone()
+            assert ", 'CLOSED'" in sql
+            connection.execute("PRAGMA writable_schema = 1")
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'jobs'", [sql.replace(", 'CLOSED'", "")])
+        else:
+            connection.execute("ALTER TABLE jobs DROP CONSTRAINT jobs_state_check")
+            connection.execute(
+                "ALTER TABLE jobs ADD CONSTRAINT jobs_state_check CHECK (state IN ('REQUESTED', 'FAILED'))"
+            )
+        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema'")
+    before = content(older)
+    assert upgrade(older) == ("3", NOW)
+    after = content(older)
+    assert [sorted(map(str, rows)) for rows in after[1:]] == [sorted(map(str, rows)) for rows in before[1:]]
+    with Registry.open(older) as registry:
+        assert registry.verify_ledger()[1] == []
+        closed_by_hand(registry)
 
 
 def indexes(connection: sa.Connection) -> set[str]:
