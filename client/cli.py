@@ -98,6 +98,7 @@ def _source(record: Path | None, csv: Path | None, generate: float | None, setti
         StreamError: the file cannot be opened.
     """
     from client import sources
+    from client.table import table
 
     if sum(one is not None for one in (record, csv, generate)) != 1:
         raise UsageError("name one source of samples: --record, --csv or --generate")
@@ -109,7 +110,7 @@ def _source(record: Path | None, csv: Path | None, generate: float | None, setti
         descriptor = sys.stdin.fileno() if str(csv) == "-" else os.open(str(csv), os.O_RDONLY)
     except OSError as error:
         raise StreamError(f"{csv} cannot be read: {error.strerror}", "format") from None
-    return sources.table(descriptor, stall_s=settings.stall_s)
+    return table(descriptor, stall_s=settings.stall_s)
 
 
 def _watched(events: Iterable["Event"], view: "View") -> Iterator["Event"]:

@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from client.bundle import INT8, Manifest
 from client.episodes import Episode, Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using
-from client.quality import doubts, refuse_other_units
+from client.quality import doubts, unit_of
 from client.standing import Device, Standing, standing
 from client.stream import Chunk, Cutter, Gap, Window
-from shared.errors import BundleError
+from shared.errors import BundleError, StreamError
 from shared.settings import SAMPLING_HZ, SEGMENT_SAMPLES, Streaming
 
 Samples = npt.NDArray[np.float32]
@@ -150,7 +150,7 @@ class _Judge:
     def __init__(self, bundle: Bundle, settings: Streaming) -> None:
         self.bundle, self._settings = bundle, settings
         self._smoother = Smoother(settings)
-        self._units_known = False
+        self._units_known, self._unit, self._since = False, "", 0
         self._judged = self._doubtful = 0
 
     def using(self) -> Using:
@@ -172,9 +172,9 @@ class _Judge:
         yield Missing(gap.since / SAMPLING_HZ, gap.until / SAMPLING_HZ)
 
     def window(self, window: Window) -> Iterator[Event]:
-        self._units_known = self._units_known or refuse_other_units(window.samples, self._settings)
         since, until = window.at, window.at + SEGMENT_SAMPLES
-        if why := doubts(window.samples, self._settings):
+        why = self._other_unit(window) or doubts(window.samples, self._settings)
+        if why:
             self._doubtful += 1
             yield Judged(since / SAMPLING_HZ, until / SAMPLING_HZ, why)
             yield from map(_over, self._smoother.doubt())
@@ -189,7 +189,38 @@ class _Judge:
             if episode.label not in before:
                 yield Alarm(episode.label, episode.since / SAMPLING_HZ, episode.peak)
 
+    def _other_unit(self, window: Window) -> tuple[str, ...]:
+        """Return the doubt that the samples are in millivolts, until a window says that they are.
+
+        Electrodes that are being put on look like another unit for a while, too.
+
+        Raises:
+            StreamError: it has stood for `units_s` (`reason` "units").
+        """
+        if self._units_known:
+            return ()
+        unit = unit_of(window.samples, self._settings)
+        self._units_known = unit == "millivolts"
+        if unit in ("", "millivolts"):
+            return ()
+        if not self._unit:
+            self._since = window.at
+        self._unit = unit
+        if window.at + SEGMENT_SAMPLES - self._since >= self._settings.units_s * SAMPLING_HZ:
+            self._refuse_unit()
+        return (f"looks like {unit}",)
+
+    def _refuse_unit(self) -> None:
+        least, most = self._settings.least_mv, self._settings.most_mv
+        raise StreamError(
+            f"the samples look like {self._unit}, or the electrodes are not on: no window in which a lead moves "
+            f"between {least:g} and {most:g} mV; give them in millivolts",
+            "units",
+        )
+
     def end(self, seen: int) -> Iterator[Event]:
+        if self._unit and not self._units_known:
+            self._refuse_unit()
         yield from map(_over, self._smoother.reset())
         yield End(seen / SAMPLING_HZ, self._judged, self._doubtful)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shared.errors import StreamError
 from shared.settings import LEADS, SAMPLING_HZ, SEGMENT_SAMPLES
 
 Samples = npt.NDArray[np.float32]
@@ -56,10 +57,18 @@ class Cutter:
         self._stalled = False
 
     def cut(self, chunk: Chunk) -> Iterator[Window | Gap]:
-        """Return what the chunk completes, in order."""
+        """Return what the chunk completes, in order.
+
+        Raises:
+            StreamError: a chunk of another shape than (12, n), or of samples that have come already.
+        """
+        if chunk.samples.ndim != 2 or len(chunk.samples) != len(LEADS):
+            raise StreamError(f"samples of shape {chunk.samples.shape} came, expected ({len(LEADS)}, n)", "leads")
+        if chunk.at < self._next:
+            raise StreamError(f"sample {chunk.at} came again, expected {self._next} or later", "format")
         silent = chunk.samples.shape[1] == 0
         if chunk.at != self._next or (silent and not self._stalled):
-            yield Gap(min(self._next, chunk.at), chunk.at)
+            yield Gap(self._next, chunk.at)
             self._next = self._begin = chunk.at
         self._stalled = silent
         done, count = 0, chunk.samples.shape[1]

@@ -131,8 +131,9 @@ class Streaming:
     clipped_ms: float = 50.0  # a lead that stays so long at the window's very end of its range,
     clipped_mv: float = 1.0  # so far from its median, is saturated
     noise_mv: float = 0.04  # a lead whose typical step from sample to sample is larger is noisy
-    least_mv: float = 0.02  # where no lead moves more in its first window, the samples are not in millivolts: volts,
-    most_mv: float = 50.0  # and where one moves more, microvolts
+    least_mv: float = 0.02  # where no lead moves more in a window, the samples are not in millivolts: volts,
+    most_mv: float = 50.0  # and where one moves more, microvolts; a lead beyond it is out of range later, too
+    units_s: float = 5.0  # so long a stream may begin like that before it is refused: electrodes are being put on
 
 
 LEAST_CONTROLS = 10  # segments, one record's; RMIA counts the share of them that a copy outdoes

@@ -22,11 +22,12 @@ from client.delta import delta
 from client.episodes import Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using, as_json
 from client.live import View, told, trace
-from client.quality import doubts, refuse_other_units
+from client.quality import doubts, unit_of
 from client.runtime import load, run
-from client.sources import generated, record, table
+from client.sources import generated, record
 from client.standing import Device, standing
 from client.stream import Chunk, Cutter, Gap, Window, paced
+from client.table import _Clock, table
 from shared.errors import StreamError
 from shared.model import load as load_model
 from shared.model import probabilities
@@ -129,8 +130,20 @@ CASES = {
     "flat": lambda row, _: np.zeros_like(row),
     "saturated": lambda row, _: np.where(np.arange(500) // 30 == 7, 3.0, row),  # 60 ms at a rail
     "noisy": lambda row, rng: row + 0.15 * rng.standard_normal(500),
+    "out of range": lambda row, _: np.where(np.arange(500) == 7, 1e3, row),
     "samples are missing": lambda row, _: np.where(np.arange(500) == 7, np.nan, row),
 }
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_no_number_is_a_missing_sample(device, value):
+    samples = signal(4)
+    samples[3, 900] = value
+    found = judged(list(run(device, chunked(samples))))
+    assert {one.doubts for one in found if one.since_s <= 1.8 < one.until_s} == {("AVR: samples are missing",)}
+    clear = [one for one in found if not one.doubts]
+    assert len(clear) == len(found) - 2
+    assert np.isfinite([one.probabilities + one.mean for one in clear]).all()
 
 
 @pytest.mark.parametrize("lead", ["I", "AVL", "V6"])
@@ -151,14 +164,37 @@ def test_mains_hum_is_noise():
 def test_a_clean_window_has_no_doubts_and_is_in_millivolts():
     window = signal(2)[:, 500:1000]
     assert doubts(window, LIMITS) == ()
-    assert refuse_other_units(window, LIMITS)
+    assert unit_of(window, LIMITS) == "millivolts"
 
 
 @pytest.mark.parametrize(("factor", "unit"), [(1e-3, "volts"), (1e3, "microvolts")])
-def test_another_unit_is_recognised_and_refused(device, factor, unit):
-    with pytest.raises(StreamError, match=f"looks like {unit}:") as found:
-        list(run(device, chunked(signal(3) * np.float32(factor))))
+@pytest.mark.parametrize("seconds", [3, 30])
+def test_another_unit_is_recognised_and_refused_before_anything_is_judged(device, factor, unit, seconds):
+    said = []
+    with pytest.raises(StreamError, match=f"look like {unit}, or the electrodes are not on:") as found:
+        said.extend(run(device, chunked(signal(seconds) * np.float32(factor))))
     assert (found.value.reason, found.value.exit_code) == ("units", 5)
+
+
+@pytest.mark.parametrize("begin", [1e-3 * np.ones(12), 60 * (np.arange(12) == 4)], ids=["not on yet", "put on"])
+def test_electrodes_that_are_being_put_on_are_no_other_unit(device, begin):
+    samples, rng = signal(8), np.random.default_rng(0)
+    samples[:, :800] = (begin[:, None] * rng.standard_normal((12, 800))).astype(np.float32)
+    found = judged(list(run(device, chunked(samples))))
+    assert all(one.doubts for one in found if one.until_s <= 1.6)
+    assert [one.doubts for one in found if one.since_s >= 2.0] == [()] * 11
+
+
+@pytest.mark.parametrize("shape", [(1, 125), (11, 125), (125, 12), (125,)])
+def test_samples_of_another_shape_are_refused(device, shape):
+    with pytest.raises(StreamError, match="samples of shape"):
+        list(run(device, [Chunk(0, np.zeros(shape, dtype=np.float32))]))
+
+
+def test_samples_that_come_twice_are_refused(device):
+    chunks = list(chunked(signal(2)))
+    with pytest.raises(StreamError, match="sample 500 came again, expected 625 or later"):
+        list(run(device, [*chunks[:5], chunks[4]]))
 
 
 def test_units_are_told_from_the_first_leads_that_move_and_silence_later_is_no_other_unit(device):
@@ -178,10 +214,9 @@ def test_real_ecg_is_judged_and_volts_are_told_from_it(real_data):
             window = samples[:, at : at + 500]
             total += 1
             inconclusive += bool(doubts(window, LIMITS))
-            assert refuse_other_units(window, LIMITS)
-            for factor in (1e-3, 1e3):
-                with pytest.raises(StreamError):
-                    refuse_other_units(window * np.float32(factor), LIMITS)
+            assert unit_of(window, LIMITS) == "millivolts"
+            assert unit_of(window * np.float32(1e-3), LIMITS) == "volts"
+            assert unit_of(window * np.float32(1e3), LIMITS) == "microvolts"
     assert total >= 400
     assert inconclusive / total < 0.05
 
@@ -249,17 +284,103 @@ def test_a_stream_that_stops_is_told(device):
         (as_table(signal(1)).replace("AVL", "AVR"), "leads", "AVR, AVL missing or there twice"),
         ("1,2,3\n", "leads", "3 columns and names none"),
         (as_table(signal(1)) + "1,2,3\n", "leads", "line 502 has 3 columns, expected 12"),
+        (as_table(signal(1)).replace(",", ";"), "format", "separated by ';', expected commas"),
+        (as_table(signal(1)) + ",".join(["1_0"] * 12), "format", "line 502 holds something that is no number"),
         (as_table(signal(1)) + ",".join(["x"] * 12), "format", "line 502 holds something that is no number"),
         (as_table(signal(1), times=2 * seconds_of(signal(1))), "rate", "250 samples a second, expected 500"),
         (as_table(signal(1), times=seconds_of(signal(1))) + "0.5" + ",0" * 12, "format", "goes back"),
         (as_table(signal(1), times=seconds_of(signal(1))) + "nan" + ",0" * 12, "format", "a time is missing"),
     ],
-    ids=["eleven", "unknown", "twice", "three", "short line", "word", "rate", "back", "no time"],
+    ids=[
+        "eleven",
+        "unknown",
+        "twice",
+        "three",
+        "short line",
+        "semicolons",
+        "underscore",
+        "word",
+        "rate",
+        "back",
+        "no time",
+    ],
 )
 def test_a_table_that_is_no_twelve_leads_at_500_hz_is_refused(text, reason, words):
     with pytest.raises(StreamError, match=words) as found:
         given_by(text)
     assert found.value.reason == reason
+
+
+def timed(*parts: tuple[float, float]) -> str:
+    """Lines that come at some rates, one after the other: (samples a second, seconds)."""
+    steps = np.concatenate([np.full(round(hz * seconds), 1 / hz) for hz, seconds in parts])
+    return as_table(signal(len(steps) / 500), times=np.cumsum(steps))
+
+
+def arriving(text: str, *, at_once: int) -> list[Chunk]:
+    """What the table source makes of lines of which so many arrive together."""
+    lines = text.splitlines(keepends=True)
+    reading, writing = os.pipe()
+    found, source = [], table(reading, stall_s=5.0)
+    for start in range(0, len(lines), at_once):
+        part = "".join(lines[start : start + at_once]).encode()
+        os.write(writing, part)
+        if start:
+            found.append(next(source))
+    os.close(writing)
+    found.extend(source)
+    os.close(reading)
+    return found
+
+
+@pytest.mark.parametrize("hz", [250, 330, 360, 400, 480, 525, 600, 900, 1000])
+def test_another_rate_is_refused_however_lines_arrive_and_whenever_it_begins(hz):
+    for text in (timed((hz, 1.0)), timed((500, 1.5), (hz, 1.0))):
+        for at_once in (1, 7):
+            with pytest.raises(StreamError, match=r"samples a second, expected 500") as found:
+                arriving(text, at_once=at_once)
+            assert found.value.reason == "rate"
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.0004), st.floats(0.985, 1.015))
+def test_a_clock_that_trembles_or_drifts_a_little_is_no_gap_and_no_other_rate(seed, trembling, drift):
+    rng = np.random.default_rng(seed)
+    times = drift * np.arange(3000) / 500 + trembling * rng.uniform(-1, 1, 3000)
+    clock = _Clock()
+    found = [clock.stretches(part, line=1) for part in np.array_split(times, 7)]
+    assert [(len(one), one[0][2]) for one in found] == [(1, 1)] * 7
+
+
+def test_a_line_that_is_never_ended_is_no_silence():
+    reading, writing = os.pipe()
+    source = table(reading, stall_s=0.05)
+    os.write(writing, as_table(signal(0.5)).encode())
+    assert next(source).samples.shape[1] > 0
+    os.write(writing, b"0.1,0.2")
+    while (chunk := next(source)).samples.shape[1]:
+        pass
+    assert chunk.at == 250
+    os.write(writing, b"0" * 60_000)
+    with pytest.raises(StreamError, match="more than 16,384 bytes"):
+        next(source)
+    os.close(writing)
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "# made by a recorder\n\n" + text,
+        lambda text: text.replace("AVL", '"aVL"'),
+    ],
+    ids=["BOM", "CRLF", "CR", "comment", "quoted"],
+)
+def test_what_spreadsheets_make_of_a_table_is_read(change):
+    samples = signal(1)
+    np.testing.assert_allclose(joined(given_by(change(as_table(samples)))), samples, atol=1e-5)
 
 
 def written(folder: Path, samples: np.ndarray, *, names=LEADS, hz: int = 500, unit: str = "mV") -> Path:
@@ -435,7 +556,7 @@ def test_the_command_reads_stdin_and_ends_with_an_error_s_code(fleet, device):
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "00:03.00 end: 5 windows judged, 0 inconclusive")
     done = subprocess.run(program, input=as_table(signal(3) / 1000), capture_output=True, text=True)
     assert (done.returncode, done.stdout.count("\n")) == (5, 1)
-    assert done.stderr.startswith("error: the first window looks like volts")
+    assert done.stderr.startswith("error: the samples look like volts")
     (device.folder / "bundle.onnx").write_bytes(b"another")
     done = subprocess.run(program, input=as_table(signal(3)), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (5, "")
