@@ -7,13 +7,16 @@
 No torch here: `client/export.py` makes the ONNX file, `client/runtime.py` runs it.
 """
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_origin
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from client.envelope import PUBLIC, opened, sign
 from shared.errors import BundleError
@@ -21,7 +24,7 @@ from shared.settings import LEADS, SAMPLING_HZ, SEGMENT_SAMPLES, SUPERCLASSES
 
 BUNDLE, INT8, MANIFEST = "bundle.onnx", "bundle.int8.onnx", "bundle.json"
 KIND = "application/vnd.lethe.bundle+json"
-FORM = 2
+FORM = 3
 UNIT = "mV"
 
 Kind = Literal["personal", "general"]
@@ -70,6 +73,7 @@ class Manifest:
         labels, leads: in the order of the outputs and of the inputs.
         samples, hz, unit: one window, (leads, samples), at so many samples a second.
         int8: the same model in eight bits, which runs in its place where it ships.
+        lineage: `lineage_of` what the model was made of.
         issued, valid_until: days, ISO 8601; it may run from the first up to the day before the last.
     """
 
@@ -80,6 +84,7 @@ class Manifest:
     width: int
     task: str
     int8: EightBits
+    lineage: str
     issued: str
     valid_until: str
     labels: tuple[str, ...] = SUPERCLASSES
@@ -112,7 +117,20 @@ class About:
     general: str
     width: int
     task: str
+    lineage: str
     int8: EightBits = EightBits()
+
+
+def lineage_of(recipe: str, records: Sequence[str]) -> str:
+    """Return what ties a manifest to what its model was made of, and tells nobody else what that was.
+
+    Args:
+        recipe: a digest of the samples, among others, so that the records cannot be guessed; "" where there are none.
+        records: their ids.
+    """
+    total = Hash(SHA256())
+    total.update(json.dumps([recipe, sorted(records)]).encode())
+    return total.finalize().hex()
 
 
 def issue(about: About, *, key: Ed25519PrivateKey, today: date, valid_days: int) -> bytes:
@@ -134,14 +152,24 @@ def read(folder: Path, *, public: Path, today: date) -> Manifest:
         BundleError: it is missing, signed by another key, changed, for another use or not valid today.
     """
     manifest = signed(folder, public=public)
-    _refuse_other_use(manifest)
+    refuse_other_use(manifest, today=today)
+    return manifest
+
+
+def refuse_other_use(manifest: Manifest, *, today: date) -> None:
+    """See that the file is for what this runtime does, and for today.
+
+    Raises:
+        BundleError: it is for other labels, leads, windows, units or another sampling rate ("contract"), or not valid
+            today ("validity").
+    """
+    _refuse_other_contract(manifest)
     if not manifest.issued <= today.isoformat() < manifest.valid_until:
         raise BundleError(
             f"the bundle is valid from {manifest.issued} until {manifest.valid_until}, and today is {today}; the next "
             "`lethe run` signs it anew, or the clock is wrong",
             "validity",
         )
-    return manifest
 
 
 def signed(folder: Path, *, public: Path) -> Manifest:
@@ -202,7 +230,7 @@ def _filled(part: type[Part], content: Any) -> Part:
     return made
 
 
-def _refuse_other_use(manifest: Manifest) -> None:
+def _refuse_other_contract(manifest: Manifest) -> None:
     """See that the file is for what this runtime does.
 
     Raises:

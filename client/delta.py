@@ -15,11 +15,12 @@ digest in it, not for anything said here.
 
 import struct
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
-from client.bundle import BUNDLE, MANIFEST, Manifest, of_bytes
+from client.bundle import BUNDLE, MANIFEST, Manifest, of_bytes, refuse_other_use
 from client.standing import Device, standing
 from shared.errors import BundleError, RevokedError
 
@@ -60,17 +61,19 @@ def delta(general: bytes, runs: bytes, manifest: bytes) -> bytes:
     return b"".join(parts)
 
 
-def applied(sent: bytes, *, general: bytes, public: bytes) -> tuple[Manifest, bytes]:
+def applied(sent: bytes, *, general: bytes, public: bytes, today: date | None = None) -> tuple[Manifest, bytes]:
     """Return the manifest and the file that it names, made of the general model's file and what was sent.
 
     Args:
         sent: what `delta` made.
         general: the general model's ONNX file, as it is on the wearable.
         public: the device's public key in PEM.
+        today: the day in UTC; None asks the clock.
 
     Raises:
-        BundleError: it was changed or cut off, another key signed it (`reason` "signature", "changed"), or it is to
-            be made of another general model's file ("superseded").
+        BundleError: it was changed or cut off, another key signed it (`reason` "signature", "changed"), it is to
+            be made of another general model's file ("superseded"), for another use ("contract") or another day
+            ("validity"). Whether it is revoked is for the runtime, `client/standing.py`.
     """
     try:
         if not sent.startswith(MAGIC):
@@ -80,11 +83,12 @@ def applied(sent: bytes, *, general: bytes, public: bytes) -> tuple[Manifest, by
         base, at = sent[at : at + 32], at + 32
         (length,) = _NUMBER.unpack_from(sent, at)
         told = of_bytes(manifest, public=public)
+        refuse_other_use(told, today=today or datetime.now(UTC).date())
         if base != _sha256(general):
             raise BundleError(
                 f"it is to be made of another general model's bundle, of sha256 {base.hex()}", "superseded"
             )
-        if length > MOST_BYTES:
+        if length != told.runs.bytes or length > MOST_BYTES:
             raise ValueError
         made = _written(_to_length(general, length), sent, at + _NUMBER.size)
     except (ValueError, struct.error):

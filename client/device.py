@@ -93,10 +93,10 @@ def make_personal(
         return _serve_general(store, request, general, public, slot=slot, left_out=left_out)
     own = Own.of(recordings, held_out=request.settings.held_out)
     wanted = recipe(request.general, recordings, request.settings)
-    if store.state.made_of != wanted or not store.whole:
+    records = tuple(recording.id for recording in recordings)
+    if (store.state.made_of, store.state.records) != (wanted, records) or not store.whole:
         with store.notice.heeded(request.records):
             made = personalise(general, own.training, public, request.settings)
-        records = tuple(recording.id for recording in recordings)
         state = State(general=request.general, recipe=wanted, reason=made.reason, records=records)
         change = change_to(store, made.model, state, public, check=own.all.segments, int8=request.settings.int8)
         with store.notice.closed(request.records):

@@ -36,6 +36,7 @@ from shared.files import write_atomically
 
 PRIVATE, PUBLIC, HOSPITAL, SERIAL = "device.pem", "device.pub.pem", "hospital.pub.pem", "revoked.serial"
 MOST_BYTES = 1_000_000  # a manifest has under two thousand
+_SERIAL = re.compile(rb"[0-9]{1,20}\n")
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -53,6 +54,11 @@ def device_key(folder: Path) -> Ed25519PrivateKey:
     if not (folder / PUBLIC).exists() or (folder / PUBLIC).read_bytes() != public:
         write_atomically(folder / PUBLIC, public)
     return key
+
+
+def is_serial(note: bytes) -> bool:
+    """Return whether this is what is written into `revoked.serial`."""
+    return bool(_SERIAL.fullmatch(note))
 
 
 def sign(content: Mapping[str, Any], *, kind: str, key: Ed25519PrivateKey) -> bytes:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from client.bundle import BUNDLE, MANIFEST, About, Manifest, issue, signed
-from client.envelope import HOSPITAL, device_key
+from client.bundle import BUNDLE, MANIFEST, About, Manifest, issue, lineage_of, signed
+from client.envelope import HOSPITAL, SERIAL, device_key, is_serial
 from client.export import Bundle, export
 from client.state import State
 from client.store import Store
@@ -25,8 +25,13 @@ VALID_DAYS = Streaming.valid_days
 def manifest_of(store: Store, bundle: Bundle, model: ResNet34, state: State) -> bytes:
     """Return the signed manifest of a bundle that `state` says the lineage of."""
     size = len(bundle.data)
-    about = About(bundle.digest, size, state.model, state.general, model.width, model.task, state.int8)
-    return _issued(store, about)
+    return _issued(store, _about(bundle.digest, size, model, state))
+
+
+def _about(bundle: str, size: int, network: ResNet34, state: State) -> About:
+    """Return what is said of an ONNX file of `size` bytes; any network of the version knows width and task."""
+    made_of = lineage_of(state.recipe, state.records)
+    return About(bundle, size, state.model, state.general, network.width, network.task, made_of, state.int8)
 
 
 def keep_signed(store: Store, general: ResNet34, public: Public, version: str, *, anew: bool) -> None:
@@ -50,12 +55,17 @@ def keep_signed(store: Store, general: ResNet34, public: Public, version: str, *
     state = store.state
     if state.general == version and store.whole and _sound(store.folder, store.folder) is None:
         size = store.bundle_path.stat().st_size
-        about = About(state.bundle, size, state.model, version, general.width, general.task, state.int8)
-        write_atomically(store.folder / MANIFEST, _issued(store, about))
+        write_atomically(store.folder / MANIFEST, _issued(store, _about(state.bundle, size, general, state)))
 
 
 def believe(store: Store, hospital: str) -> None:
-    """Keep the public keys that revocations are verified with."""
+    """Keep the public keys that revocations are verified with, and the note of the newest list only if it is one.
+
+    The message that brings the keys says which records there is consent for, so that no list is needed just now.
+    """
+    with suppress(FileNotFoundError):
+        if not is_serial((store.folder / SERIAL).read_bytes()):
+            (store.folder / SERIAL).unlink()
     path = store.folder / HOSPITAL
     if hospital and (not path.exists() or path.read_text() != hospital):
         write_atomically(path, hospital.encode())

@@ -25,7 +25,7 @@ from client.events import Alarm, End, Event, Judged, Missing, Over, Using
 from client.quality import doubts, unit_of
 from client.standing import Device, Standing, standing
 from client.stream import Chunk, Cutter, Gap, Window
-from shared.errors import BundleError, StreamError
+from shared.errors import BundleError, RevokedError, StreamError
 from shared.settings import SAMPLING_HZ, SEGMENT_SAMPLES, Streaming
 
 Samples = npt.NDArray[np.float32]
@@ -83,7 +83,13 @@ def load_current(device: Device, where: Standing) -> Bundle:
     try:
         return load(where)
     except BundleError:
-        return load(standing(device))
+        now = standing(device)
+    try:
+        return load(now)
+    except BundleError as error:
+        if now.why:
+            raise RevokedError(f"{now.why}, and there is no general model to fall back to: {error}") from None
+        raise
 
 
 def open_session(path: Path, *, optimised: bool) -> Any:

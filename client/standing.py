@@ -9,21 +9,21 @@ the rest.
 import json
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from client.bundle import Kind, Manifest, read
-from client.envelope import HOSPITAL, SERIAL, opened
+from client.bundle import Kind, Manifest, lineage_of, read
+from client.envelope import HOSPITAL, SERIAL, is_serial, opened
 from shared.errors import BundleError, RevokedError
 from shared.files import write_atomically
 from shared.revocation import KIND, Revocation, list_path, of_content
 
 PATIENCE_S = 1.0  # how long a change that the device is carrying out is waited for
 POLL_S = 0.02
-_DIGITS = 20  # of a serial, at most
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
@@ -92,15 +92,44 @@ def standing(device: Device, *, today: date | None = None) -> Standing:
 
 def _standing(device: Device, *, today: date) -> Standing:
     state = _state(device.folder)
-    own = read(device.folder, public=device.folder, today=today)
-    if (own.bundle, own.int8.digest) != (state["bundle"], state["int8"]):
-        raise BundleError("the bundle is not the one in use: it was superseded, or put back from a copy", "superseded")
     try:
+        own = _own(device.folder, state, today=today)
         if own.kind == "personal":
             refuse_revoked(device, state["records"])
         return Standing(device.folder / own.runs.name, own)
     except RevokedError as error:
         return _general(device, state["general"], today=today, why=error)
+    except BundleError:
+        # Who has withdrawn keeps a wearable that works, whatever has become of the bundle that must not run anyway.
+        if (revoked := _why_revoked(device, state["records"])) is None:
+            raise
+        return _general(device, state["general"], today=today, why=revoked)
+
+
+def _own(folder: Path, state: Mapping[str, Any], *, today: date) -> Manifest:
+    """Return the manifest of the bundle in use.
+
+    Raises:
+        BundleError: it cannot be relied on, or is not what the device says is in use, and made of what it says.
+    """
+    own = read(folder, public=folder, today=today)
+    if (own.bundle, own.int8.digest) != (state["bundle"], state["int8"]):
+        raise BundleError("the bundle is not the one in use: it was superseded, or put back from a copy", "superseded")
+    if own.lineage != lineage_of(state["recipe"], state["records"]):
+        raise BundleError(
+            f"{folder / 'state.json'} says otherwise than the signed manifest what the bundle was made of; it is not "
+            "run, `lethe run` makes it anew",
+            "changed",
+        )
+    return own
+
+
+def _why_revoked(device: Device, records: list[str]) -> RevokedError | None:
+    try:
+        refuse_revoked(device, records)
+    except RevokedError as error:
+        return error
+    return None
 
 
 def refuse_revoked(device: Device, records: list[str]) -> None:
@@ -135,11 +164,22 @@ def refuse_revoked(device: Device, records: list[str]) -> None:
 
 
 def _seen(folder: Path) -> int:
-    """Return the serial of the newest list that was here, 0 for none."""
+    """Return the serial of the newest list that was here, 0 for none.
+
+    Raises:
+        RevokedError: the note of it is damaged, so that an older list might be taken for the newest.
+    """
     try:
-        return int((folder / SERIAL).read_bytes()[:_DIGITS])
-    except (OSError, ValueError):
+        note = (folder / SERIAL).read_bytes()
+    except FileNotFoundError:
         return 0
+    except OSError as error:
+        raise RevokedError(
+            f"the note of the newest list of withdrawn records cannot be read ({error.strerror})"
+        ) from None
+    if not is_serial(note):
+        raise RevokedError("the note of the newest list of withdrawn records is damaged; the next run puts it right")
+    return int(note)
 
 
 def _believed(data: bytes, device: Device) -> Revocation:
@@ -166,7 +206,7 @@ def _state(folder: Path) -> dict[str, Any]:
     """Return what the device says is in use, of which only this module's part is looked at."""
     try:
         state = json.loads((folder / "state.json").read_bytes())
-        known: dict[str, Any] = {name: str(state[name]) for name in ("general", "bundle")}
+        known: dict[str, Any] = {name: str(state[name]) for name in ("general", "bundle", "recipe")}
         known["records"] = list(state["records"])
         known["int8"] = str(state.get("int8", {}).get("digest", ""))
         if not _DIGEST.fullmatch(known["general"]) or not all(isinstance(one, str) for one in known["records"]):

@@ -25,7 +25,7 @@ import onnx
 import torch
 import typer
 
-from client.bundle import BUNDLE, MANIFEST, About, issue
+from client.bundle import BUNDLE, MANIFEST, About, issue, lineage_of
 from client.envelope import device_key
 from client.export import Bundle, export
 from client.runtime import INPUT, load
@@ -177,14 +177,14 @@ def device_of(model: ResNet34) -> Iterator[tuple[Path, Bundle]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, model, bundle)
-        state = {"general": model_digest(model), "bundle": bundle.digest, "records": []}
+        state = {"general": model_digest(model), "bundle": bundle.digest, "recipe": "", "records": []}
         (folder / "state.json").write_text(json.dumps(state))
         yield folder, bundle
 
 
 def _write(folder: Path, model: ResNet34, bundle: Bundle) -> None:
     digest = model_digest(model)
-    about = About(bundle.digest, len(bundle.data), digest, digest, model.width, model.task)
+    about = About(bundle.digest, len(bundle.data), digest, digest, model.width, model.task, lineage_of("", ()))
     today = datetime.now(UTC).date()
     (folder / BUNDLE).write_bytes(bundle.data)
     (folder / MANIFEST).write_bytes(issue(about, key=device_key(folder), today=today, valid_days=Streaming.valid_days))

@@ -71,8 +71,8 @@ def test_a_manifest_names_no_patient_no_record_no_path_and_no_more_than_a_day(fl
         folder = fleet.folder(patient)
         said = asdict(signed(folder, public=folder))
         assert set(said) == {
-            "bundle", "bytes", "model", "general", "width", "task", "int8", "issued", "valid_until", "labels", "leads",
-            "samples", "hz", "unit", "form",
+            "bundle", "bytes", "model", "general", "width", "task", "int8", "lineage", "issued", "valid_until",
+            "labels", "leads", "samples", "hz", "unit", "form",
         }  # fmt: skip
         assert (said["issued"], len(said["valid_until"])) == (TODAY.isoformat(), 10)
         text = json.dumps(said)
@@ -219,7 +219,57 @@ def test_a_device_without_a_model_says_what_to_do(new_fleet):
         standing(Device.of(new_fleet.workspace.home, 0))
 
 
+@pytest.mark.parametrize("changed", [{"records": ["other"]}, {"recipe": "0" * 64}, {"records": []}])
+def test_what_a_model_was_made_of_is_signed_and_put_right_by_a_run(fleet, device, changed):
+    """Else a bit in `state.json` would let a model of withdrawn records run on."""
+    path, before = device.folder / "state.json", fleet.store(fleet.wearer(device.slot)).state
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert refused(device).reason == "changed"
+    fleet.registry.withdraw(next(one for one in fleet.wearers() if one.slot != device.slot).id)
+    fleet.run()
+    assert standing(device).kind == "personal"
+    assert fleet.store(fleet.wearer(device.slot)).state == before
+
+
+def test_a_withdrawn_patient_s_records_that_are_hidden_let_nothing_of_the_patient_run(fleet, device):
+    path = device.folder / "state.json"
+    fleet.registry.withdraw(fleet.wearer(device.slot).id)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"records": ["other"]}))
+    assert refused(device).reason == "changed"
+
+
 # Withdrawal
+
+
+@pytest.mark.parametrize("spoilt", [MANIFEST, BUNDLE])
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_who_has_withdrawn_keeps_a_wearable_that_works_whatever_became_of_the_old_bundle(fleet, device, spoilt, how):
+    fleet.registry.withdraw(fleet.wearer(device.slot).id)
+    (device.folder / spoilt).unlink() if how == "missing" else (device.folder / spoilt).write_bytes(b"{}")
+    now = standing(device)
+    assert (now.kind, now.why) == ("general", "the patient has withdrawn what it was made of")
+    load(now)
+
+
+@pytest.mark.parametrize("how", ["missing", "changed"])
+@pytest.mark.parametrize("spoilt", [MANIFEST, BUNDLE])
+def test_without_a_general_model_that_is_sound_a_withdrawal_is_still_called_one(fleet, device, spoilt, how):
+    patient = fleet.wearer(device.slot)
+    path = device.folder / "general" / fleet.store(patient).state.general / spoilt
+    fleet.registry.withdraw(patient.id)
+    path.unlink() if how == "missing" else path.write_bytes(b"{}")
+    with pytest.raises(RevokedError, match="has withdrawn what it was made of, and there is no general model") as found:
+        list(run(device, chunked(signal(2))))
+    assert found.value.exit_code == 3
+
+
+@pytest.mark.parametrize("note", [b"", b"x\n", b"1", b"-1\n", b"\xff" * 9, b"1" * 30 + b"\n"])
+def test_a_damaged_note_of_the_newest_list_is_no_older_one_and_a_run_puts_it_right(fleet, device, note):
+    (device.folder / SERIAL).write_bytes(note)
+    now = standing(device)
+    assert (now.kind, "note of the newest list" in now.why) == ("general", True)
+    fleet.run()
+    assert standing(device).kind == "personal"
 
 
 def test_a_withdrawal_stops_the_personal_model_at_once_and_the_general_one_runs(fleet, device):
@@ -497,7 +547,7 @@ def test_a_model_of_which_it_is_not_known_what_it_was_made_of_is_stopped_by_any_
     patient = fleet.wearer(device.slot)
     path = device.folder / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"records": []}))
-    assert standing(device).kind == "personal"
+    assert refused(device).reason == "changed"
     fleet.registry.withdraw(patient.id, records=fleet.records(patient)[:1])
     assert standing(device).kind == "general"
 

@@ -1,14 +1,15 @@
 """What a radio carries of a bundle: what differs from the general model's, and with it exactly the bundle again."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from fleet import Fleet
 from typer.testing import CliRunner
 
-from client.bundle import BUNDLE, INT8, MANIFEST
+from client.bundle import BUNDLE, INT8, KIND, MANIFEST, signed
 from client.delta import applied, delta, delta_of
-from client.envelope import PUBLIC
+from client.envelope import PUBLIC, device_key, sign
 from client.runtime import load
 from client.standing import Device, standing
 from shared.errors import BundleError, RevokedError
@@ -108,3 +109,14 @@ def test_the_command_writes_it_and_prints_the_bytes_on_the_wire(fleet, device, t
     told = json.loads(CliRunner().invoke(cli, [*words, "--json"], env=env).stdout)
     assert told == {"bytes_on_the_wire": len(sent), "bytes": size, "runs": BUNDLE}
     load(standing(device))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"hz": 250}, "contract"), ({"valid_until": "2026-01-01"}, "validity"), ({"bytes": 1}, "changed")],
+)
+def test_what_is_for_another_use_another_day_or_of_another_size_is_not_made(device, changed, reason):
+    manifest = asdict(signed(device.folder, public=device.folder)) | changed
+    (device.folder / MANIFEST).write_bytes(sign(manifest, kind=KIND, key=device_key(device.folder)))
+    sent = delta(general_of(device), (device.folder / BUNDLE).read_bytes(), (device.folder / MANIFEST).read_bytes())
+    assert refused(device, sent) == reason

@@ -132,7 +132,7 @@ def _made_of(reply: Any) -> Any:
 # Signed statements
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-ABOUT = bundle.About("a" * 64, 9, "b" * 64, "b" * 64, 16, "single")
+ABOUT = bundle.About("a" * 64, 9, "b" * 64, "b" * 64, 16, "single", "c" * 64)
 MANIFEST = bundle.issue(ABOUT, key=KEY, today=date(2026, 1, 1), valid_days=90)
 SAID = json.loads(json.dumps(asdict(bundle.Manifest(**asdict(ABOUT), issued="2026-01-01", valid_until="2026-04-01"))))
 LIST = Revocation(0, frozenset({"1", "2"}), 3).content()
