@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,23 +46,30 @@ def run_device(
 ) -> None:
     """Run a device's bundle on samples: verify it, judge window by window, tell episodes, gaps and what is unclear.
 
-    Exit code 3: the bundle is revoked and there is nothing to fall back to; 5: bundle or samples cannot be relied on.
+    Ctrl-C ends the stream. Exit code 3: the bundle is revoked and there is nothing to fall back to; 5: bundle or
+    samples cannot be relied on.
     """
     from dataclasses import replace
 
     from client.live import View
     from client.runtime import run
     from client.standing import Device
+    from client.stopping import Stopping
     from client.stream import paced
 
+    for name, value in (("--hop", hop), ("--speed", speed), ("--generate", generate or 0.0)):
+        if not isfinite(value):
+            raise UsageError(f"{name} is {value}, expected a number of seconds, or of times real time")
     if lead.upper() not in LEADS:
         raise UsageError(f"no lead {lead!r}; there are {', '.join(LEADS)}")
     settings = replace(Streaming(), hop_s=hop)
     wearable = Device.of(home.expanduser().resolve(), device)
     chunks = _source(record, csv, generate, settings)
     view = View(device, lead=lead.upper(), picture=picture is not None)
-    events = run(wearable, view.watched(paced(chunks, speed=speed) if speed else chunks), settings=settings)
-    _tell(_watched(events, view), view, as_json=as_json)
+    stopping = Stopping()
+    given = stopping.until(paced(chunks, speed=speed) if speed else chunks)
+    with stopping.heeded():
+        _tell(_watched(run(wearable, view.watched(given), settings=settings), view), view, as_json=as_json)
     if picture is not None:
         from client.live import save
 
@@ -106,6 +114,8 @@ def _source(record: Path | None, csv: Path | None, generate: float | None, setti
         return sources.record(record)
     if generate is not None:
         return sources.generated(generate)
+    if str(csv) == "-" and (sys.stdin is None or sys.stdin.closed):
+        raise StreamError("stdin is closed; give it the lines, or name a file", "format")
     try:
         descriptor = sys.stdin.fileno() if str(csv) == "-" else os.open(str(csv), os.O_RDONLY)
     except OSError as error:
@@ -133,6 +143,8 @@ def _tell(events: Iterable["Event"], view: "View", *, as_json: bool) -> None:
         return
     from rich.live import Live
 
-    with Live(view.frame(), auto_refresh=False) as live:
+    from client.live import room
+
+    with Live(auto_refresh=False) as live:
         for _ in events:
-            live.update(view.frame(), refresh=True)
+            live.update(view.frame(*room(live.console.size)), refresh=True)

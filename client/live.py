@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,8 @@ from shared.settings import LEADS, SAMPLING_HZ, SUPERCLASSES
 SECONDS, COLUMNS, ROWS = 4, 72, 8  # of the waveform
 BAR = 40
 LINES = 6  # of the log
+LEAST_COLUMNS = 24
+REST = ROWS + 13  # lines of a terminal beside the log's: frame, curve, bars and what is said
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character, from the top
 
 
@@ -36,6 +38,7 @@ class View:
         self._seen = 0
         self._using: Using | None = None
         self._judged: Judged | None = None
+        self._gap = ""
         self._alarms: dict[str, Alarm] = {}
         self._log: deque[str] = deque(maxlen=LINES)
         self.last = self.frame()
@@ -43,7 +46,8 @@ class View:
     def watched(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Give the chunks on, and keep the last seconds of one lead."""
         for chunk in chunks:
-            new = chunk.samples[LEADS.index(self._lead)][-len(self._wave) :]
+            missing = np.full(np.clip(chunk.at - self._seen, 0, len(self._wave)), np.nan, dtype=np.float32)
+            new = np.concatenate([missing, chunk.samples[LEADS.index(self._lead)]])[-len(self._wave) :]
             self._wave = np.concatenate([self._wave[len(new) :], new])
             self._seen = chunk.at + chunk.samples.shape[1]
             yield chunk
@@ -54,47 +58,59 @@ class View:
             case Using():
                 self._using = event
             case Judged():
-                self._judged = event
+                self._judged, self._gap = event, ""
+            case Missing():
+                self._judged = None
+                self._gap = "nothing comes" if event.since_s == event.until_s else "samples are missing"
             case Alarm():
                 self._alarms[event.label] = event
             case Over():
                 self._alarms.pop(event.label, None)
         if (line := told(event)) is not None:
             self._log.append(line)
-        if self._picture and isinstance(event, Judged | Alarm):
+        if self._picture and isinstance(event, Judged | Alarm | Missing):
             self.last = self.frame()
 
-    def frame(self) -> RenderableType:
-        """Draw what is known now."""
+    def frame(self, columns: int = COLUMNS, lines: int = LINES) -> RenderableType:
+        """Draw what is known now, on so many columns, with so many lines of the log."""
         using, judged = self._using, self._judged
         title = f"device {self._slot} · {using.kind} model {using.bundle[:7]}" if using else f"device {self._slot}"
-        wave = Text(trace(self._wave, columns=COLUMNS, rows=ROWS), style="green", no_wrap=True)
+        wave = Text(trace(self._wave, columns=columns, rows=ROWS), style="green", no_wrap=True)
         said = Text("waiting for the first window", style="dim")
-        if judged is not None and judged.doubts:
+        if self._gap:
+            said = Text(f"gap: {self._gap}", style="yellow")
+        elif judged is not None and judged.doubts:
             said = Text(f"inconclusive: {'; '.join(judged.doubts[:4])}", style="yellow")
         elif self._alarms:
             said = Text(f"alarm: {', '.join(self._alarms)}", style="bold red")
         elif judged is not None:
             said = Text("no alarm", style="green")
         head = Text(f"lead {self._lead}, the last {SECONDS} s", style="dim")
-        log = Text("\n".join(self._log), style="dim")
+        log = Text("\n".join([*self._log][-lines:]), style="dim")
+        for text in (said, log):
+            text.no_wrap, text.overflow = True, "ellipsis"
         return Panel(
-            Group(head, wave, Text(), self._bars(), Text(), said, Text(), log),
+            Group(head, wave, Text(), self._bars(max(BAR + columns - COLUMNS, 10)), Text(), said, Text(), log),
             title=title,
             subtitle=clock(self._seen / SAMPLING_HZ),
-            width=COLUMNS + 4,
+            width=columns + 4,
         )
 
-    def _bars(self) -> Table:
-        """Draw the mean probabilities."""
+    def _bars(self, wide: int) -> Table:
+        """Draw the mean probabilities; none where the last window has none."""
         table = Table.grid(padding=(0, 2))
-        means = self._judged.mean if self._judged and self._judged.mean else (0.0,) * len(SUPERCLASSES)
-        for label, value in zip(SUPERCLASSES, means, strict=True):
-            full = round(value * BAR)
+        means = self._judged.mean if self._judged is not None else ()
+        for number, label in enumerate(SUPERCLASSES):
+            full = round(means[number] * wide) if means else 0
             style = "bold red" if label in self._alarms else "cyan"
-            bar = Text("█" * full, style=style).append("░" * (BAR - full), style="dim")
-            table.add_row(label, bar, f"{value:.2f}")
+            bar = Text("█" * full, style=style).append("░" * (wide - full), style="dim")
+            table.add_row(label, bar, f"{means[number]:.2f}" if means else "–")
         return table
+
+
+def room(terminal: ConsoleDimensions) -> tuple[int, int]:
+    """Return how many columns of waveform, and lines of the log, a terminal has room for."""
+    return max(min(COLUMNS, terminal.width - 4), LEAST_COLUMNS), max(min(LINES, terminal.height - REST), 1)
 
 
 def told(event: Event) -> str | None:

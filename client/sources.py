@@ -17,7 +17,7 @@ from shared.errors import StreamError
 from shared.settings import LEADS, SAMPLING_HZ
 
 BLOCK = 60 * SAMPLING_HZ  # samples read from a record at once
-MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}  # a header that states its unit is believed
+MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}  # a header that states its unit is believed
 # A beat of the generator: millivolts, seconds after its begin, width in seconds.
 WAVES = ((0.12, 0.16, 0.025), (-0.10, 0.268, 0.010), (1.10, 0.30, 0.011), (-0.25, 0.33, 0.012), (0.30, 0.56, 0.045))
 TOWARDS = {"I": 0.6, "II": 1.0, "V1": -0.5, "V2": -0.2, "V3": 0.5, "V4": 1.1, "V5": 1.0, "V6": 0.8}

@@ -108,6 +108,7 @@ def test_the_file_says_what_the_onnx_file_says_and_no_path(eight):
     small, full = (onnx.load(folder / name) for name in (INT8, BUNDLE))
     assert {one.key: one.value for one in small.metadata_props} == {one.key: one.value for one in full.metadata_props}
     onnx.checker.check_model(small)
+    assert [one.domain for one in small.opset_import] == [""]  # as the contract says
     assert "QuantizeLinear" in {node.op_type for node in small.graph.node}
     data = small.SerializeToString()
     for place in (str(eight.workspace.home), tempfile.gettempdir(), "site-packages"):
@@ -155,6 +156,7 @@ def scored(accuracy: float | None, auc: float | None) -> Scores:
         (0.9, 0.789, "accuracy falls by 0.011, expected at most 0.01"),
         (0.99, 0.7, "accuracy falls by 0.100, expected at most 0.01"),
         (None, 0.8, "macro-AUC cannot be measured"),
+        (float("nan"), 0.8, "macro-AUC falls by nan, expected at most 0.005"),
     ],
 )
 def test_the_gate_lets_half_a_point_of_auc_and_a_point_of_accuracy_go(auc, accuracy, reason):

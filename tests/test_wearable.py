@@ -1,8 +1,10 @@
 """The wearable at work: samples in, windows judged or called inconclusive, episodes and gaps told; nothing guessed."""
 
+import io
 import json
 import os
 import re
+import signal as signal_numbers
 import subprocess
 import sys
 import warnings
@@ -14,6 +16,7 @@ import pytest
 from fleet import Fleet
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 from wearable_signals import as_table, chunked, seconds_of, signal
 
@@ -21,7 +24,7 @@ from client.bundle import BUNDLE, MANIFEST
 from client.delta import delta
 from client.episodes import Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using, as_json
-from client.live import View, told, trace
+from client.live import View, room, told, trace
 from client.quality import doubts, unit_of
 from client.runtime import load, run
 from client.sources import generated, record
@@ -413,6 +416,7 @@ def test_a_unit_that_a_record_states_is_converted(tmp_path, unit, factor):
         ({"names": (*LEADS[:11], "X")}, "leads", "V6 missing"),
         ({"hz": 250}, "rate", "250 samples a second"),
         ({"unit": "mmHg"}, "units", "in mmHg, expected mV"),
+        ({"unit": "NU"}, "units", "in NU, expected mV"),  # standardised, say: no volts
     ],
 )
 def test_a_record_of_another_kind_is_refused(tmp_path, changed, reason, words):
@@ -564,11 +568,77 @@ def test_the_command_reads_stdin_and_ends_with_an_error_s_code(fleet, device):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--generate", "1", "--csv", "-"], ["--generate", "1", "--lead", "V9"]], ids=["none", "two", "lead"]
+    "words",
+    [
+        [],
+        ["--generate", "1", "--csv", "-"],
+        ["--generate", "1", "--lead", "V9"],
+        ["--generate", "nan"],
+        ["--generate", "inf"],
+        ["--generate", "1", "--hop", "nan"],
+        ["--generate", "1", "--speed", "inf"],
+    ],
+    ids=" ".join,
 )
 def test_a_request_that_makes_no_sense_is_refused(fleet, words):
     done = lethe(*words, "--home", fleet.workspace.home)
     assert type(done.exception).__name__ == "UsageError"
+
+
+def test_a_closed_stdin_is_named(fleet):
+    program = "from simulations.entry import main; main()"
+    words = ["devices", "run", "--csv", "-", "--home", str(fleet.workspace.home)]
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "stdin is closed" in done.stderr) == (5, True)
+
+
+@pytest.mark.parametrize("number", [signal_numbers.SIGINT, signal_numbers.SIGTERM])
+def test_ctrl_c_ends_a_stream_as_its_own_end_does(fleet, number):
+    """Nothing is left open: the end is told, and what was going on before it."""
+    program = "from simulations.entry import main; main()"
+    words = ["devices", "run", "--generate", "600", "--json", "--home", str(fleet.workspace.home)]
+    command = [sys.executable, "-c", program, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as going:
+        first = [json.loads(going.stdout.readline()) for _ in range(2)]
+        going.send_signal(number)
+        rest, said = going.communicate(timeout=60)
+    assert [one["event"] for one in first] == ["bundle", "window"]
+    assert json.loads(rest.splitlines()[-1])["event"] == "end"
+    assert (going.returncode, said) == (0, "")
+
+
+def drawn(view: View, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO(), record=True)
+    console.print(view.frame(*room(console.size)))
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 22), (200, 60)])
+def test_the_live_view_fits_its_terminal_and_shows_the_newest(width, height):
+    view = View(3, lead="II")
+    list(view.watched(chunked(signal(6))))
+    for number in range(9):
+        view.take(Missing(number, number + 0.5))
+    lines = drawn(view, width, height)
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+    assert "00:08.00 gap" in lines[-2]
+    assert any(0x2801 <= ord(character) < 0x2900 for line in lines for character in line[-6:])
+
+
+def test_the_live_view_says_nothing_of_a_gap():
+    view = View(3, lead="II")
+    view.take(Judged(0, 1, (), (0.9, 0.1, 0, 0, 0), (0.9, 0.1, 0, 0, 0)))
+    assert {"no alarm", "0.90"} <= set(re.findall(r"no alarm|0\.\d\d", "\n".join(drawn(view, 80, 24))))
+    list(view.watched([Chunk(0, np.ones((12, 500), np.float32)), Chunk(1500, np.ones((12, 500), np.float32))]))
+    view.take(Missing(1, 3))
+    text = "\n".join(drawn(view, 80, 24))
+    assert "gap: samples are missing" in text
+    assert not re.search(r"no alarm|0\.\d\d", text)
+    assert np.isnan(view._wave).sum() == 1000
+    view.take(Judged(3, 4, (), (0.8, 0.2, 0, 0, 0), (0.8, 0.2, 0, 0, 0)))
+    assert "no alarm" in "\n".join(drawn(view, 80, 24))
 
 
 def test_the_live_view_shows_the_wave_the_probabilities_and_what_happened(fleet, tmp_path):
