@@ -205,7 +205,7 @@ def of_bytes(data: bytes, *, public: bytes) -> Manifest:
     content = opened(data, kind=KIND, public=public)
     try:
         manifest = _filled(Manifest, content)
-        if not all(map(_SHA256.fullmatch, (manifest.bundle, manifest.model, manifest.runs.digest))):
+        if not all(map(_SHA256.fullmatch, (manifest.bundle, manifest.model, manifest.general, manifest.runs.digest))):
             raise TypeError("a digest is no sha256")
         return manifest
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""The wearable's commands, `lethe devices run` and `delta`; `simulations/cli.py` mounts them and prints errors.
+"""The wearable's commands, `lethe devices run`, `delta`, `receive`; `simulations/cli.py` mounts them and prints errors.
 
 Nothing heavy is imported before it runs, and torch never.
 """
@@ -98,6 +98,29 @@ def delta_of_device(
     sys.stdout.write((json.dumps(told) if as_json else f"{share} of {runs.name}, its manifest included") + "\n")
 
 
+def receive_delta(
+    file: Annotated[Path, typer.Argument(help="What `lethe devices delta` wrote.", show_default=False)],
+    device: Annotated[int, typer.Option("--device", help="The wearable's number, as where it was made.")] = 0,
+    home: Annotated[Path, typer.Option("--home", envvar="LETHE_HOME", help="The wearable's own folder.")] = HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Put what came over a radio in use on a wearable that keeps the general model's bundle.
+
+    Exit code 3: the patient has withdrawn what it was made of; 5: it cannot be relied on. Nothing is changed then.
+    """
+    from client.receiving import receive
+    from client.standing import Device
+
+    wearable = Device.of(home.expanduser().resolve(), device)
+    try:
+        sent = file.expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    runs = receive(wearable, sent).runs
+    told = f"{runs.name} in use, {runs.bytes:,} bytes, sha256 {runs.digest[:12]}"
+    sys.stdout.write((json.dumps({"runs": runs.name, "digest": runs.digest}) if as_json else told) + "\n")
+
+
 def _source(record: Path | None, csv: Path | None, generate: float | None, settings: Streaming) -> Iterable["Chunk"]:
     """Return where the samples come from.
 
@@ -136,7 +159,7 @@ def _tell(events: Iterable["Event"], view: "View", *, as_json: bool) -> None:
 
     if as_json or not sys.stdout.isatty():
         for event in events:
-            line = json.dumps(as_object(event)) if as_json else told(event)
+            line = json.dumps(as_object(event), allow_nan=False) if as_json else told(event)
             if line is not None:
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()

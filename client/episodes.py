@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from shared.settings import SUPERCLASSES, Streaming
+from shared.settings import SAMPLING_HZ, SUPERCLASSES, Streaming
 
 Probabilities = npt.NDArray[np.float32]
 QUIET = "NORM"  # being healthy is no episode
@@ -38,17 +38,20 @@ class Smoother:
 
     def __init__(self, settings: Streaming) -> None:
         self._settings = settings
-        self._last: deque[Probabilities] = deque(maxlen=settings.smoothing_windows)
+        self._last: deque[tuple[int, Probabilities]] = deque(maxlen=settings.smoothing_windows)
+        # Windows that cannot be judged may lie between; a mean of what is older says nothing of now.
+        self._reach = round(2 * settings.smoothing_windows * settings.hop_s * SAMPLING_HZ)
         self._doubtful = 0
         self.open: dict[str, Episode] = {}
 
     def add(self, probabilities: Probabilities, *, since: int, until: int) -> tuple[Probabilities, list[Episode]]:
         """Take in a conclusive window; return the mean, and the episodes that ended. None begins on half a mean."""
-        self._last.append(probabilities)
+        while self._last and self._last[0][0] <= since - self._reach:
+            self._last.popleft()
+        self._last.append((since, probabilities))
         self._doubtful = 0
-        mean: Probabilities = np.stack(self._last).mean(axis=0)
-        if len(self._last) < self._settings.smoothing_windows:
-            return mean, []
+        mean: Probabilities = np.stack([one for _, one in self._last]).mean(axis=0)
+        whole = len(self._last) == self._settings.smoothing_windows
         ended = []
         for label, value in zip(SUPERCLASSES, map(float, mean), strict=True):
             before = self.open.get(label)
@@ -57,7 +60,7 @@ class Smoother:
                 self.open[label] = replace(before, until=until, peak=peak, windows=before.windows + 1)
             elif before is not None:
                 ended.append(self.open.pop(label))
-            elif value >= self._settings.alarm_on and label != QUIET:
+            elif whole and value >= self._settings.alarm_on and label != QUIET:
                 self.open[label] = Episode(label, since, until, value)
         return mean, ended
 

@@ -55,8 +55,9 @@ class View:
     def take(self, event: Event) -> None:
         """Take in an event."""
         match event:
-            case Using():
-                self._using = event
+            case Using():  # of the model before nothing is shown under this one's name
+                self._using, self._judged = event, None
+                self._alarms.clear()
             case Judged():
                 self._judged, self._gap = event, ""
             case Missing():

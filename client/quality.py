@@ -1,7 +1,7 @@
 """Whether a window can be judged: leads missing, flat, out of range, saturated or noisy, and samples in another unit.
 
 Arrays in, words out. The limits are in `shared/settings.py`; on 4,040 segments of real ECG in millivolts they call
-1.6 % inconclusive, nearly all of them for leads that stay at the end of their range.
+2.9 % inconclusive, nearly all of them for leads that stay at the end of their range.
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ def doubts(window: Samples, limits: Streaming) -> tuple[str, ...]:
         return tuple(f"{LEADS[lead]}: samples are missing" for lead in np.flatnonzero(missing))
     largest, least = window.max(axis=1, keepdims=True), window.min(axis=1, keepdims=True)
     flat = (largest - least)[:, 0] < limits.flat_mv
-    beyond = (largest - least)[:, 0] > limits.most_mv
+    beyond = (largest - least)[:, 0] > limits.range_mv
     flat |= _longest(window[:, 1:] == window[:, :-1]) >= _samples(limits.still_ms) - 1
     median = np.median(window, axis=1, keepdims=True)
     far = np.maximum(largest - median, median - least)[:, 0] >= limits.clipped_mv

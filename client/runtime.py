@@ -8,6 +8,7 @@ No torch: importing this takes a quarter of a second. ONNX Runtime gets one thre
 arena. What may run is looked up in files of the device's own process (`client/standing.py`).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -56,22 +57,28 @@ def load(where: Standing) -> Bundle:
     path, manifest = where.path, where.manifest
     try:
         with path.open("rb") as file:
-            before = path.stat()
+            before = _version(os.fstat(file.fileno()))
             found = Hash(SHA256())
             while block := file.read(READ_BYTES):
                 found.update(block)
+            if found.finalize().hex() != manifest.runs.digest:
+                raise BundleError(
+                    f"{path} is not the file that was signed; it is not run, `lethe run` makes it anew", "changed"
+                )
+            # The session opens what was hashed, whatever has the file's name by now.
+            opened = Path(f"/proc/self/fd/{file.fileno()}")
+            small = manifest.bytes <= OPTIMISED_BYTES
+            session = open_session(opened if opened.exists() else path, optimised=manifest.runs.name == INT8 or small)
+            if not _version(os.fstat(file.fileno())) == before == _version(path.stat()):
+                raise BundleError(f"{path} was replaced while it was read; start again", "changed")
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "missing") from None
-    if found.finalize().hex() != manifest.runs.digest:
-        raise BundleError(
-            f"{path} is not the file that was signed; it is not run, `lethe run` makes it anew", "changed"
-        )
-    session = open_session(path, optimised=manifest.runs.name == INT8 or manifest.bytes <= OPTIMISED_BYTES)
-    after = path.stat()
-    if (before.st_ino, before.st_mtime_ns, before.st_size) != (after.st_ino, after.st_mtime_ns, after.st_size):
-        raise BundleError(f"{path} was replaced while it was read; start again", "changed")
     _refuse_other(session, manifest, path)
     return Bundle(where, session)
+
+
+def _version(now: os.stat_result) -> tuple[int, int, int]:
+    return now.st_ino, now.st_mtime_ns, now.st_size
 
 
 def load_current(device: Device, where: Standing) -> Bundle:
@@ -180,13 +187,15 @@ class _Judge:
     def window(self, window: Window) -> Iterator[Event]:
         since, until = window.at, window.at + SEGMENT_SAMPLES
         why = self._other_unit(window) or doubts(window.samples, self._settings)
+        if not why:
+            (found,) = self.bundle.probabilities(np.ascontiguousarray(window.samples[None]))
+            why = () if np.isfinite(found).all() else ("the model gives no number",)
         if why:
             self._doubtful += 1
             yield Judged(since / SAMPLING_HZ, until / SAMPLING_HZ, why)
             yield from map(_over, self._smoother.doubt())
             return
         self._judged += 1
-        (found,) = self.bundle.probabilities(np.ascontiguousarray(window.samples[None]))
         before = set(self._smoother.open)
         mean, ended = self._smoother.add(found, since=since, until=until)
         yield Judged(since / SAMPLING_HZ, until / SAMPLING_HZ, (), tuple(map(float, found)), tuple(map(float, mean)))

@@ -38,6 +38,10 @@ def record(path: Path) -> Iterator[Chunk]:
         header = wfdb.rdheader(str(name))
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise StreamError(f"{name} is no WFDB record ({error})", "format") from None
+    if isinstance(header, wfdb.MultiRecord):
+        raise StreamError(f"record {name.name} is of several segments, expected one; give them one by one", "format")
+    if header.sig_len is None:
+        raise StreamError(f"the header of record {name.name} does not say how long it is", "format")
     intake.refuse_rate(float(header.fs), of=f"record {name.name}")
     columns = intake.columns([str(lead).upper() for lead in header.sig_name or ()], of=f"record {name.name}")
     unknown = sorted({header.units[column] for column in columns} - MILLIVOLTS.keys())

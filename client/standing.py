@@ -24,6 +24,7 @@ from shared.revocation import KIND, Revocation, list_path, of_content
 
 PATIENCE_S = 1.0  # how long a change that the device is carrying out is waited for
 POLL_S = 0.02
+STATE = "state.json"
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
@@ -91,7 +92,7 @@ def standing(device: Device, *, today: date | None = None) -> Standing:
 
 
 def _standing(device: Device, *, today: date) -> Standing:
-    state = _state(device.folder)
+    state = read_state(device.folder)
     try:
         own = _own(device.folder, state, today=today)
         if own.kind == "personal":
@@ -117,7 +118,7 @@ def _own(folder: Path, state: Mapping[str, Any], *, today: date) -> Manifest:
         raise BundleError("the bundle is not the one in use: it was superseded, or put back from a copy", "superseded")
     if own.lineage != lineage_of(state["recipe"], state["records"]):
         raise BundleError(
-            f"{folder / 'state.json'} says otherwise than the signed manifest what the bundle was made of; it is not "
+            f"{folder / STATE} says otherwise than the signed manifest what the bundle was made of; it is not "
             "run, `lethe run` makes it anew",
             "changed",
         )
@@ -202,10 +203,14 @@ def _general(device: Device, version: str, *, today: date, why: RevokedError) ->
     return Standing(folder / manifest.runs.name, manifest, str(why))
 
 
-def _state(folder: Path) -> dict[str, Any]:
-    """Return what the device says is in use, of which only this module's part is looked at."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return what the device says is in use, of which a wearable looks at digests and at what the model was made of.
+
+    Raises:
+        BundleError: nothing is, or it cannot be read.
+    """
     try:
-        state = json.loads((folder / "state.json").read_bytes())
+        state = json.loads((folder / STATE).read_bytes())
         known: dict[str, Any] = {name: str(state[name]) for name in ("general", "bundle", "recipe")}
         known["records"] = list(state["records"])
         known["int8"] = str(state.get("int8", {}).get("digest", ""))

@@ -21,6 +21,7 @@ READ_BYTES = 1 << 16
 LONGEST_LINE = 1 << 14  # bytes; twelve numbers and a time are some two hundred
 TIMES = ("TIME", "T", "SECONDS")
 JITTER_S = 0.010  # by which a sensor's clock may be ahead or behind, beside `intake.RATE_TOLERANCE`
+MOST_GAP_S = 1e8  # three years
 RECENT = 50  # lines of which half may not begin with a jump
 
 Values = npt.NDArray[np.float64]
@@ -39,8 +40,10 @@ def table(descriptor: int, *, stall_s: float) -> Iterator[Chunk]:
     reader: _Table | None = None
     for lines in _lines(descriptor, stall_s=stall_s):
         if reader is None and lines:
-            reader = _Table(lines[0].removeprefix("\ufeff"))
-            lines = lines[1:] if reader.named else [lines[0].removeprefix("\ufeff"), *lines[1:]]
+            lines[0] = lines[0].removeprefix("\ufeff")
+            reader = _Table(lines[0])
+            if reader.named and not (lines := lines[1:]):
+                continue  # a header that comes alone is no silence
         if reader is not None:
             yield from reader.chunks(lines)
         else:
@@ -58,6 +61,12 @@ class _Table:
         names: Sequence[str] = fields if self.named else LEADS
         if len(fields) != len(names):
             raise StreamError(f"the table has {len(fields)} columns and names none, expected {len(LEADS)}", "leads")
+        if unknown := [name for name in names if name not in (*LEADS, *TIMES)]:
+            raise StreamError(
+                f"the table has a column {unknown[0]!r}, expected the leads and `time`, in seconds: leave it out, or "
+                "name it so",
+                "leads",
+            )
         self._columns = intake.columns(names, of="the table")
         self._time = next((number for number, name in enumerate(names) if name in TIMES), None)
         self._width, self._line = len(names), 1 if self.named else 0
@@ -122,13 +131,14 @@ class _Clock:
         Raises:
             StreamError: a time is missing, stands still or goes back, or another sampling rate.
         """
-        if not np.isfinite(times).all():
-            raise StreamError(f"a time is missing in or after line {line}", "format")
+        if (none := ~np.isfinite(times)).any():
+            raise StreamError(f"a time is missing in line {line + int(np.argmax(none))}", "format")
         if self._last is None:
             self._last = self._since = float(times[0]) - 1 / SAMPLING_HZ
         passed = np.diff(times, prepend=self._last)
-        if (passed <= 0).any() or (passed > 1e9).any():
-            raise StreamError(f"time stands still, goes back or leaps in or after line {line}", "format")
+        if (wrong := (passed <= 0) | (passed > MOST_GAP_S)).any():
+            place = line + int(np.argmax(wrong))
+            raise StreamError(f"time stands still, goes back or leaps by years before line {place}", "format")
         self._last = float(times[-1])
         self._recent.extend(passed.tolist())
         if len(self._recent) == RECENT and np.mean(np.array(self._recent) > 1.5 / SAMPLING_HZ) > 0.5:

@@ -129,10 +129,11 @@ class Streaming:
     flat_mv: float = 0.02  # a lead that moves less within a window is flat,
     still_ms: float = 400.0  # and so is one that has one value for so long
     clipped_ms: float = 50.0  # a lead that stays so long at the window's very end of its range,
-    clipped_mv: float = 1.0  # so far from its median, is saturated
+    clipped_mv: float = 0.5  # so far from its median, is saturated
     noise_mv: float = 0.04  # a lead whose typical step from sample to sample is larger is noisy
     least_mv: float = 0.02  # where no lead moves more in a window, the samples are not in millivolts: volts,
-    most_mv: float = 50.0  # and where one moves more, microvolts; a lead beyond it is out of range later, too
+    most_mv: float = 50.0  # and where one moves more, microvolts
+    range_mv: float = 20.0  # a lead that moves more is out of range; on 4,040 segments of real ECG none did by 14
     units_s: float = 5.0  # so long a stream may begin like that before it is refused: electrodes are being put on
 
 

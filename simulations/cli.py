@@ -15,7 +15,7 @@ import click
 import typer
 import typer.core
 
-from client.cli import delta_of_device, run_device
+from client.cli import delta_of_device, receive_delta, run_device
 from server.certificate_cli import certificate, keys
 from server.cli import devices, run_command
 from server.consent_cli import patients
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 devices.command("run")(run_device)
 devices.command("delta")(delta_of_device)
+devices.command("receive")(receive_delta)
 patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
 GROUPS |= {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}

@@ -17,6 +17,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 from wearable_signals import chunked, signal
 
+from client import runtime
 from client.bundle import BUNDLE, KIND, MANIFEST, read, signed
 from client.envelope import HOSPITAL, PRIVATE, PUBLIC, SERIAL, device_key, sign
 from client.events import Judged, Using
@@ -191,6 +192,36 @@ def test_a_bundle_for_another_use_is_not_run(device, changed, word):
 def test_a_file_that_says_otherwise_than_its_manifest_is_not_run(device, changed):
     sign_again(device, **changed)
     assert refused(device).reason == "contract"
+
+
+def test_another_model_under_the_same_name_is_not_what_was_hashed(device, monkeypatch):
+    """Renamed in after the digest was taken, and out before anybody looks again."""
+    path, own, other = (device.folder / name for name in (BUNDLE, "own.onnx", "other.onnx"))
+    other.write_bytes(b"another model")
+    opened = runtime.open_session
+
+    def swapped(where: Path, *, optimised: bool) -> object:
+        path.rename(own)
+        other.rename(path)
+        try:
+            return opened(where, optimised=optimised)
+        finally:
+            own.rename(path)
+
+    monkeypatch.setattr(runtime, "open_session", swapped)
+    assert load(standing(device)).session.get_modelmeta().custom_metadata_map["lethe.task"]
+
+
+def test_a_model_that_is_written_while_it_is_read_is_not_run(device, monkeypatch):
+    opened = runtime.open_session
+
+    def written(where: Path, *, optimised: bool) -> object:
+        session = opened(where, optimised=optimised)
+        (device.folder / BUNDLE).write_bytes((device.folder / BUNDLE).read_bytes() + b" ")
+        return session
+
+    monkeypatch.setattr(runtime, "open_session", written)
+    assert "replaced while it was read" in str(refused(device))
 
 
 def test_a_superseded_bundle_that_is_put_back_is_not_run(fleet, device):

@@ -1,19 +1,29 @@
 """What a radio carries of a bundle: what differs from the general model's, and with it exactly the bundle again."""
 
 import json
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from fleet import Fleet
 from typer.testing import CliRunner
+from wearable_signals import chunked, signal
 
-from client.bundle import BUNDLE, INT8, KIND, MANIFEST, signed
-from client.delta import applied, delta, delta_of
-from client.envelope import PUBLIC, device_key, sign
-from client.runtime import load
+from client.bundle import BUNDLE, INT8, KIND, MANIFEST, Manifest, signed
+from client.delta import delta, delta_of, read
+from client.envelope import HOSPITAL, PUBLIC, device_key, sign
+from client.events import Judged
+from client.receiving import receive
+from client.runtime import load, run
 from client.standing import Device, standing
 from shared.errors import BundleError, RevokedError
 from simulations.cli import app as cli
+
+TODAY = datetime.now(UTC).date()
 
 
 @pytest.fixture
@@ -30,16 +40,41 @@ def public_of(device: Device) -> bytes:
     return (device.folder / PUBLIC).read_bytes()
 
 
-def refused(device: Device, sent: bytes, *, general: bytes = b"", public: bytes = b"") -> str:
+def applied(device: Device, sent: bytes, *, general: bytes = b"") -> tuple[Manifest, bytes]:
+    found = read(sent, public=public_of(device), today=TODAY)
+    return found.manifest, found.file(general or general_of(device))
+
+
+def refused(device: Device, sent: bytes, *, general: bytes = b"") -> str:
     with pytest.raises(BundleError) as found:
-        applied(sent, general=general or general_of(device), public=public or public_of(device))
+        applied(device, sent, general=general)
     return found.value.reason
+
+
+def made_again(device: Device, runs: bytes | None = None, **changed: object) -> bytes:
+    """A delta of the device's bundle, or of another file, with another lineage."""
+    state = json.loads((device.folder / "state.json").read_bytes())
+    lineage = {"recipe": state["recipe"], "records": state["records"]} | changed
+    data = (device.folder / BUNDLE).read_bytes() if runs is None else runs
+    return delta(general_of(device), data, (device.folder / MANIFEST).read_bytes(), **lineage)
+
+
+@pytest.fixture
+def wrist(device: Device, tmp_path: Path) -> Device:
+    """A wearable with what it needs before anything has come: keys, and the general model's bundle."""
+    home = tmp_path / "wrist"
+    folder = home / "devices" / str(device.slot)
+    general = Path("general", json.loads((device.folder / "state.json").read_bytes())["general"])
+    (folder / general).mkdir(parents=True)
+    for name in (PUBLIC, HOSPITAL, general / BUNDLE, general / MANIFEST):
+        shutil.copy(device.folder / name, folder / name)
+    return Device.of(home, device.slot)
 
 
 def test_the_general_model_s_bundle_and_a_delta_are_the_bundle(fleet):
     for patient in fleet.wearers():
         device = Device.of(fleet.workspace.home, patient.slot)
-        told, made = applied(delta_of(device), general=general_of(device), public=public_of(device))
+        told, made = applied(device, delta_of(device))
         assert made == (device.folder / BUNDLE).read_bytes()
         assert told == standing(device).manifest
 
@@ -61,7 +96,7 @@ def test_eight_bits_travel_too(fleet, device, monkeypatch):
     for gate in ("AUC_MAY_FALL", "ACCURACY_MAY_FALL"):
         monkeypatch.setattr(f"client.int8.{gate}", 1.0)
     fleet.run(fleet.settings.with_values({"personalisation.int8": True}))
-    told, made = applied(delta_of(device), general=general_of(device), public=public_of(device))
+    told, made = applied(device, delta_of(device))
     assert (told.runs.name, made) == (INT8, (device.folder / INT8).read_bytes())
 
 
@@ -88,8 +123,15 @@ def test_another_device_s_is_refused(fleet, device):
 
 
 def test_a_file_that_the_manifest_does_not_name_is_refused(device):
-    manifest = (device.folder / MANIFEST).read_bytes()
-    assert refused(device, delta(general_of(device), b"another model", manifest)) == "changed"
+    assert refused(device, made_again(device, b"another model")) == "changed"
+    size = (device.folder / BUNDLE).stat().st_size
+    assert refused(device, made_again(device, bytes(size))) == "changed"
+
+
+@pytest.mark.parametrize("changed", [{"records": ["other"]}, {"records": []}, {"recipe": "0" * 64}])
+def test_another_lineage_than_was_signed_is_refused(device, changed):
+    """Else nobody could revoke it."""
+    assert refused(device, made_again(device, **changed)) == "changed"
 
 
 def test_nothing_of_a_revoked_model_travels(fleet, device):
@@ -118,5 +160,83 @@ def test_the_command_writes_it_and_prints_the_bytes_on_the_wire(fleet, device, t
 def test_what_is_for_another_use_another_day_or_of_another_size_is_not_made(device, changed, reason):
     manifest = asdict(signed(device.folder, public=device.folder)) | changed
     (device.folder / MANIFEST).write_bytes(sign(manifest, kind=KIND, key=device_key(device.folder)))
-    sent = delta(general_of(device), (device.folder / BUNDLE).read_bytes(), (device.folder / MANIFEST).read_bytes())
-    assert refused(device, sent) == reason
+    assert refused(device, made_again(device)) == reason
+
+
+# On the wearable
+
+
+@pytest.mark.parametrize("eight", [False, True])
+def test_what_comes_by_radio_runs_until_it_is_withdrawn(fleet, device, wrist, monkeypatch, eight):
+    for gate in ("AUC_MAY_FALL", "ACCURACY_MAY_FALL"):
+        monkeypatch.setattr(f"client.int8.{gate}", 1.0)
+    if eight:
+        receive(wrist, delta_of(device))
+        fleet.run(fleet.settings.with_values({"personalisation.int8": True}))
+    assert receive(wrist, delta_of(device)) == standing(device).manifest
+    now = standing(wrist)
+    assert (now.kind, now.manifest, now.path.name) == ("personal", standing(device).manifest, INT8 if eight else BUNDLE)
+    assert {path.name for path in wrist.folder.glob("bundle.*")} == {now.path.name, MANIFEST}
+    expected = [event for event in run(device, chunked(signal(3))) if isinstance(event, Judged)]
+    assert [event for event in run(wrist, chunked(signal(3))) if isinstance(event, Judged)] == expected
+
+    old = delta_of(device)
+    fleet.registry.withdraw(fleet.wearer(device.slot).id)
+    wrist.revocations.parent.mkdir()
+    shutil.copy(device.revocations, wrist.revocations)  # by radio, too
+    assert (standing(wrist).kind, load(standing(wrist)) is not None) == ("general", True)
+    with pytest.raises(RevokedError, match="withdrawn"):
+        receive(wrist, old)
+    fleet.run()
+    assert receive(wrist, delta_of(device)).kind == "general"
+    assert (standing(wrist).kind, standing(wrist).why) == ("general", "")
+    with pytest.raises(RevokedError, match="withdrawn"):
+        receive(wrist, old)
+
+
+def test_an_older_delta_does_not_take_a_newer_one_s_place(device, wrist):
+    old = asdict(signed(device.folder, public=device.folder)) | {"issued": (TODAY - timedelta(days=1)).isoformat()}
+    now = (device.folder / MANIFEST).read_bytes()
+    receive(wrist, delta_of(device))
+    (device.folder / MANIFEST).write_bytes(sign(old, kind=KIND, key=device_key(device.folder)))
+    with pytest.raises(BundleError, match="what is in use on") as found:
+        receive(wrist, made_again(device))
+    assert found.value.reason == "superseded"
+    assert (wrist.folder / MANIFEST).read_bytes() == now
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_wearable_that_is_killed_while_it_receives_takes_it_again(fleet, device, wrist, monkeypatch, step):
+    receive(wrist, delta_of(device))
+    fleet.run(fleet.settings.with_values({"personalisation.steps": 3}))
+    sent, calls, replace = delta_of(device), iter(range(99)), os.replace
+
+    def rename(source: str, target: str) -> None:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    with pytest.raises(KeyboardInterrupt):
+        receive(wrist, sent)
+    monkeypatch.undo()
+    with suppress(BundleError):  # what it has is of one delta, or not run
+        assert load(standing(wrist)).standing.manifest in (standing(device).manifest, standing(wrist).manifest)
+    assert receive(wrist, sent) == standing(wrist).manifest == standing(device).manifest
+    load(standing(wrist))
+
+
+def test_the_commands_carry_a_bundle_from_the_device_to_the_wrist(fleet, device, wrist, tmp_path):
+    slot, file = str(device.slot), str(tmp_path / "delta")
+    home = str(wrist.folder.parent.parent)
+    sent = CliRunner().invoke(cli, ["devices", "delta", file, "--device", slot, "--home", str(fleet.workspace.home)])
+    assert sent.exit_code == 0
+    got = CliRunner().invoke(cli, ["devices", "receive", file, "--device", slot, "--home", home])
+    size = (device.folder / BUNDLE).stat().st_size
+    assert got.stdout.startswith(f"{BUNDLE} in use, {size:,} bytes, sha256 ")
+    words = ["devices", "run", "--device", slot, "--home", home, "--generate", "3", "--speed", "0"]
+    assert "personal model" in CliRunner().invoke(cli, words).stdout
+    own = CliRunner().invoke(cli, ["devices", "receive", file, "--device", slot, "--home", str(fleet.workspace.home)])
+    assert "is the device's own" in str(own.exception)
+    gone = CliRunner().invoke(cli, ["devices", "receive", file + "x", "--device", slot, "--home", home])
+    assert "cannot be read" in str(gone.exception)

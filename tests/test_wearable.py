@@ -20,13 +20,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 from wearable_signals import as_table, chunked, seconds_of, signal
 
-from client.bundle import BUNDLE, MANIFEST
-from client.delta import delta
 from client.episodes import Smoother
 from client.events import Alarm, End, Event, Judged, Missing, Over, Using, as_json
 from client.live import View, room, told, trace
 from client.quality import doubts, unit_of
-from client.runtime import load, run
+from client.runtime import Bundle, load, run
 from client.sources import generated, record
 from client.standing import Device, standing
 from client.stream import Chunk, Cutter, Gap, Window, paced
@@ -283,7 +281,12 @@ def test_a_stream_that_stops_is_told(device):
     ("text", "reason", "words"),
     [
         (as_table(signal(1), names=LEADS[:11]), "leads", "11 of the leads, expected 12: V6 missing"),
-        (as_table(signal(1)).replace("AVL", "X"), "leads", "AVL missing"),
+        (as_table(signal(1)).replace("AVL", "X"), "leads", "column 'X', expected the leads and `time`"),
+        (
+            as_table(signal(1), times=seconds_of(signal(1))).replace("time", "timestamp"),
+            "leads",
+            "column 'TIMESTAMP', ex",
+        ),
         (as_table(signal(1)).replace("AVL", "AVR"), "leads", "AVR, AVL missing or there twice"),
         ("1,2,3\n", "leads", "3 columns and names none"),
         (as_table(signal(1)) + "1,2,3\n", "leads", "line 502 has 3 columns, expected 12"),
@@ -291,12 +294,21 @@ def test_a_stream_that_stops_is_told(device):
         (as_table(signal(1)) + ",".join(["1_0"] * 12), "format", "line 502 holds something that is no number"),
         (as_table(signal(1)) + ",".join(["x"] * 12), "format", "line 502 holds something that is no number"),
         (as_table(signal(1), times=2 * seconds_of(signal(1))), "rate", "250 samples a second, expected 500"),
-        (as_table(signal(1), times=seconds_of(signal(1))) + "0.5" + ",0" * 12, "format", "goes back"),
-        (as_table(signal(1), times=seconds_of(signal(1))) + "nan" + ",0" * 12, "format", "a time is missing"),
+        (
+            as_table(signal(1), times=seconds_of(signal(1))) + "0.5" + ",0" * 12,
+            "format",
+            "goes back .* before line 502",
+        ),
+        (
+            as_table(signal(1), times=seconds_of(signal(1))) + "nan" + ",0" * 12,
+            "format",
+            "a time is missing in line 502",
+        ),
     ],
     ids=[
         "eleven",
         "unknown",
+        "another name",
         "twice",
         "three",
         "short line",
@@ -352,6 +364,23 @@ def test_a_clock_that_trembles_or_drifts_a_little_is_no_gap_and_no_other_rate(se
     clock = _Clock()
     found = [clock.stretches(part, line=1) for part in np.array_split(times, 7)]
     assert [(len(one), one[0][2]) for one in found] == [(1, 1)] * 7
+
+
+def test_a_header_that_comes_alone_is_no_silence():
+    samples = signal(0.2)
+    text = as_table(samples)
+    assert all(chunk.samples.shape[1] for chunk in arriving(text, at_once=1))
+
+
+def test_records_that_wfdb_reads_otherwise_are_named(tmp_path):
+    path = written(tmp_path, signal(1))
+    header = path.with_suffix(".hea").read_text().splitlines()
+    path.with_suffix(".hea").write_text("\n".join([header[0].replace(" 500 500", " 500"), *header[1:]]) + "\n")
+    with pytest.raises(StreamError, match="does not say how long it is"):
+        list(record(path))
+    (tmp_path / "many.hea").write_text("many/2 12 500 1000\nr1 500\nr1 500\n")
+    with pytest.raises(StreamError, match="is of several segments"):
+        list(record(tmp_path / "many"))
 
 
 def test_a_line_that_is_never_ended_is_no_silence():
@@ -500,6 +529,65 @@ SHORT = replace(Streaming(), smoothing_windows=2)
 )
 def test_an_episode_begins_and_ends_by_the_mean(values, expected):
     assert episodes(values, settings=SHORT) == expected
+
+
+@pytest.mark.parametrize(("apart", "alarmed"), [(250, True), (1500, False)])
+def test_what_is_averaged_lies_near(apart, alarmed):
+    """Conclusive windows far apart, with inconclusive ones between them, are no mean over the last seconds."""
+    smoother = Smoother(LIMITS)
+    for number in range(12):
+        smoother.add(says("CD", 0.9), since=number * apart, until=number * apart + 500)
+    assert bool(smoother.open) == alarmed
+
+
+def test_after_a_gap_and_with_another_model_the_mean_begins_anew(fleet, device):
+    settings = replace(Streaming(), alarm_on=0.0, alarm_off=0.0, hop_s=1.0)
+    samples = signal(16)
+    spaced = [Chunk(at, samples[:, at : at + 125]) for at in range(0, 8000, 125) if not 3900 <= at < 4500]
+    means = [one for one in run(device, spaced, settings=settings) if isinstance(one, Judged | Missing)]
+    place = next(number for number, one in enumerate(means) if isinstance(one, Missing))
+    first = means[place + 1]
+    np.testing.assert_allclose(first.mean, first.probabilities)
+
+    def withdrawing():
+        for chunk in chunked(samples):
+            if chunk.at == 4000:
+                fleet.registry.withdraw(fleet.wearer(device.slot).id)
+            yield chunk
+
+    events = list(run(device, withdrawing(), settings=replace(settings, check_s=0.0)))
+    place = [number for number, one in enumerate(events) if isinstance(one, Using)][1]
+    assert all(isinstance(one, Over) for one in events[place - 4 : place])
+    first = next(one for one in events[place:] if isinstance(one, Judged))
+    np.testing.assert_allclose(first.mean, first.probabilities)
+
+
+def test_a_model_that_gives_no_number_is_not_believed(device, monkeypatch):
+    monkeypatch.setattr(Bundle, "probabilities", lambda *_: np.full((1, 5), np.nan, dtype=np.float32))
+    assert {one.doubts for one in judged(list(run(device, chunked(signal(3)))))} == {("the model gives no number",)}
+
+
+def test_a_session_has_one_thread_that_does_not_spin_and_no_arena(device):
+    options = load(standing(device)).session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads, options.enable_cpu_mem_arena) == (1, 1, False)
+    for pool in ("intra_op", "inter_op"):
+        assert options.get_session_config_entry(f"session.{pool}.allow_spinning") == "0"
+
+
+EDGES = {
+    "flat": lambda _, by: np.where(np.arange(500) % 2, 0.0, by * LIMITS.flat_mv),
+    "noisy": lambda row, by: row + np.where(np.arange(500) % 2, 0.0, by * LIMITS.noise_mv),
+    "saturated": lambda _, by: np.where(np.arange(500) // 30 == 7, by * LIMITS.clipped_mv, np.sin(np.arange(500)) / 50),
+    "out of range": lambda _, by: by * LIMITS.range_mv * np.arange(500) / 499,
+}
+
+
+@pytest.mark.parametrize("word", EDGES)
+def test_limits_are_where_the_settings_have_them(word):
+    smooth = {"V3": 0.2 * np.sin(np.arange(500) / 20)}
+    for by, bad in ((0.9, word == "flat"), (1.1, word != "flat")):
+        found = doubts(spoilt("V3", lambda _, __, by=by: EDGES[word](smooth["V3"], by)), LIMITS)
+        assert found == ((f"V3: {word}",) if bad else ())
 
 
 def test_a_healthy_heart_is_no_episode():
@@ -685,7 +773,7 @@ def test_a_real_patient_s_record_runs(device, real_data):
 
 def test_the_python_of_the_documentation_runs(fleet, device, monkeypatch, capsys):
     text = (Path(__file__).parent.parent / "docs" / "DEVICE.md").read_text()
-    over_radio, with_lethe, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    with_lethe, without = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(fleet.workspace.home.parent)
     fleet.workspace.home.rename("lethe-home")
     exec(with_lethe, {})  # fleet devices are 0 to 3
@@ -694,10 +782,4 @@ def test_the_python_of_the_documentation_runs(fleet, device, monkeypatch, capsys
     found: dict[str, np.ndarray] = {}
     exec(without, found)
     assert found["probabilities"].shape == found["margins"].shape == (1, 5)
-    own, base = Path(BUNDLE).read_bytes(), next(Path("general").iterdir()) / BUNDLE
-    Path("FILE").write_bytes(delta(base.read_bytes(), own, Path(MANIFEST).read_bytes()))
-    Path("general", BUNDLE).write_bytes(base.read_bytes())
-    Path(BUNDLE).unlink()
-    exec(over_radio, {})
-    assert Path(BUNDLE).read_bytes() == own
     assert device.slot == 0
