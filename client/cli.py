@@ -6,7 +6,7 @@ Nothing heavy is imported before it runs, and torch never.
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,3 +171,10 @@ def _tell(events: Iterable["Event"], view: "View", *, as_json: bool) -> None:
     with Live(auto_refresh=False) as live:
         for _ in events:
             live.update(view.frame(*room(live.console.size)), refresh=True)
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "run": run_device,
+    "delta": delta_of_device,
+    "receive": receive_delta,
+}

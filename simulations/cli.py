@@ -15,7 +15,7 @@ import click
 import typer
 import typer.core
 
-from client.cli import delta_of_device, receive_delta, run_device
+from client.cli import COMMANDS
 from server.certificate_cli import certificate, keys
 from server.cli import devices, run_command
 from server.consent_cli import patients
@@ -43,9 +43,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-devices.command("run")(run_device)
-devices.command("delta")(delta_of_device)
-devices.command("receive")(receive_delta)
+for name, command in COMMANDS.items():
+    devices.command(name)(command)
 patients.command("trace")(trace)
 GROUPS = {"audit": audit, "data": data, "deploy": deploy, "patients": patients, "jobs": jobs, "devices": devices}
 GROUPS |= {"ledger": ledger, "registry": registry, "certificate": certificate, "keys": keys}
