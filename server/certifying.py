@@ -11,7 +11,7 @@ from server import certificate, phases
 from server.auditor import bytes_of, judge_job
 from server.looks import Looks
 from server.phases import Looked
-from server.rows import UNFORGOTTEN, Job
+from server.rows import LOOKED, UNFORGOTTEN, Job, is_final
 from server.run import Run, Withdrawal
 from server.verdicts import OTHERS, STANDS_IN, Bytes, Check, JobVerdict
 from shared.audit_messages import VERIFY, VerifyReply, VerifyRequest
@@ -61,7 +61,8 @@ def _overtaken(run: Run, one: Withdrawal) -> bool:
     No fresh copy may be made of it any more, so that there is nothing to compare the model with.
     """
     left_out = {*one.job.records, *one.reply.barred}
-    waiting = [job for job in run.registry.jobs(UNFORGOTTEN) if job.patient == one.job.patient]
+    about = [job for job in run.registry.jobs(UNFORGOTTEN) if job.patient == one.job.patient]
+    waiting = [job for job in about if not is_final(job)]
     return any(set(job.records) - left_out for job in waiting)
 
 
@@ -85,19 +86,29 @@ def _remade(job: Job, told: UnlearnReply) -> bool:
 
 def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks: Looks, changed: Sequence[int]) -> None:
     """Enter the verdict of one job, and its certificate where it passes."""
+    verdict: JobVerdict | None = None
     try:
+        verdict = _verdict(run, one.job, told, looked, looks, changed)
         if looks.unusable:
             raise AuditError(looks.unusable)
-        one.verdict = _verdict(run, one.job, told, looked, looks, changed)
+        one.verdict = verdict
         if one.job.state != "AUDITED":
-            one.job = run.registry.advance(one.job.id, "AUDITED", detail={"verdict": one.verdict})
-        if one.verdict["verdict"] != "PASS":
-            raise AuditError(one.verdict["words"])
-        _certify(run, one, one.verdict, told, looked.reply)
+            one.job = run.registry.advance(one.job.id, "AUDITED", detail={"verdict": verdict})
+        if verdict["verdict"] != "PASS":
+            raise AuditError(verdict["words"])
+        _certify(run, one, verdict, told, looked.reply)
     except AuditError as error:
-        one.job = run.registry.advance(one.job.id, "FAILED", detail={"reason": str(error)})
+        detail = {"reason": str(error), **_for_good(verdict, looks)}
+        one.job = run.registry.advance(one.job.id, "FAILED", detail=detail)
     except WorkspaceError as error:  # without a key nothing is signed; the job stays AUDITED, and the run goes on
         one.note = str(error)
+
+
+def _for_good(verdict: JobVerdict | None, looks: Looks) -> dict[str, Bytes]:
+    """Return the bytes that were looked at, where they hold and only copies speak against it: nobody makes others."""
+    if verdict is None or not (verdict["exact"] and verdict["bytes"]["holds"]):
+        return {}
+    return {LOOKED: verdict["bytes"]} if looks.unusable or verdict["verdict"] != "PASS" else {}
 
 
 def _certify(run: Run, one: Withdrawal, verdict: JobVerdict, told: UnlearnReply, verified: VerifyReply) -> None:

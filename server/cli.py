@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.model_words import model_state
-from server.rows import ENDED, UNFORGOTTEN, Job, Patient, Role, counted
+from server.rows import ENDED, UNFORGOTTEN, Job, Patient, Role, counted, is_final
 from server.workspace import Workspace
 from shared.errors import UsageError, plainly
 from shared.terminal import note, show
@@ -228,7 +228,7 @@ def _confirm(patient: Patient, lost: Sequence[str], *, of: int) -> None:
 def _next_step(patient: Patient, covering: Sequence[Job], home: Path, unheard: Sequence["Unheard"]) -> str:
     if patient.slot is None:
         return _at_the_hospital(covering, home)
-    if any(job.state in UNFORGOTTEN for job in covering):
+    if any(job.state in UNFORGOTTEN and not is_final(job) for job in covering):
         word = _word(patient.slot, unheard, deployed=Workspace.open(home).deployed)
         return (
             f"{word} The run that goes on, or the next `{run_command(home)}`, has it compare copies with and without "

@@ -122,10 +122,11 @@ def job_list(jobs: Sequence[Job], due: Mapping[str, Due]) -> RenderableType:
     return _spaced(drawn, _late(late)) if late else drawn
 
 
-def check(due: Sequence[Due], days: int) -> RenderableType:
-    """Draw what is not certified yet, the nearest deadline first."""
+def check(due: Sequence[Due], days: int, *, closed: int) -> RenderableType:
+    """Draw what is not certified yet, the nearest deadline first; how many were `closed` is told where nothing is."""
     if not due:
-        return Text("Nothing is due: every withdrawal is certified, or was closed.")
+        but = f" but {closed}, closed without a certificate" if closed else ""
+        return Text(f"Nothing is due: every withdrawal is certified{but}.")
     table = _table("job", "patient", "slot>", "forget", "state", "method", "deadline", "left")
     for one in due[:MOST_ROWS]:
         _add(table, *_job_cells(one.job), f"{one.deadline:%Y-%m-%d}", _left(one))
@@ -171,6 +172,7 @@ def job_page(job: Job, steps: Iterable[JobEvent]) -> RenderableType:
         ("forget", f"{_forget(job.scope, job.records)}: {', '.join(job.records)}"),
         ("state", _styled(job.state)),
         ("method", job.method or "–"),
+        *([("closed", str(job.detail["closed"]))] if "closed" in job.detail else []),
     ]
     history = _table("when", "state", "detail")
     steps = list(steps)

@@ -56,9 +56,12 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
         )
     if reply.status != "ok":
         return
+    arms = dict.fromkeys((NEVER, NOTHING, *request.methods))
+    # What is kept, and not on the device yet, as after consent that was given again, no copy can be made of.
+    kept = kept and not all(_is_empty(reply, arm, "retained") for arm in arms)
     groups = ("forgotten", "retained", CONTROL) if kept else ("forgotten", CONTROL)
     answers = {}
-    for arm in dict.fromkeys((NEVER, NOTHING, *request.methods)):
+    for arm in arms:
         readouts = {group: _readout(reply, arm, group) for group in groups}
         for group, readout in readouts.items():
             copies, segments = readout.margins.shape
@@ -112,6 +115,12 @@ def _refuse_repeats(answers: Mapping[str, Sequence[tuple[float, ...]]], *, where
 def _is_one(answers: Collection[tuple[float, ...]]) -> bool:
     """Return whether answers are one and the same, but for sums that were taken in another order."""
     return len(answers) < 2 or float(np.ptp(np.array(list(answers)), axis=0).max()) < ALIKE
+
+
+def _is_empty(reply: AuditReply, arm: str, group: str) -> bool:
+    """Return whether a group is there and has no segment."""
+    readings = reply.arms.get(arm, {}).get(group)
+    return readings is not None and len(readings.margins) > 1 and not any(readings.margins)
 
 
 def has(reply: AuditReply, method: str, group: str) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from server import history
 from server.history import Names
 from server.people import same_record, standing
-from server.rows import DUE, HOSPITAL, ROLES, Enrolment, Job, Patient, Scope
+from server.rows import DUE, HOSPITAL, LOOKED, ROLES, Enrolment, Job, Patient, Scope
 from server.schema import jobs, patients, records, renewals, salts, withdrawals
 from shared.errors import ConsentError, UsageError
 
@@ -156,7 +156,7 @@ def refuse_unforgotten(connection: Connection, patient: str, wanted: Collection[
     due = connection.execute(sa.select(jobs).where(jobs.c.patient == patient, jobs.c.state.in_(DUE))).all()
     for job in due:
         if job.scope == "patient" or (wanted is not None and set(job.records) & set(wanted)):
-            ended = job.state == "FAILED" and "acknowledged_at" in job.detail
+            ended = LOOKED in job.detail and job.state == "FAILED"
             way = (
                 f"its reason is in `lethe jobs show {job.id}`, and `lethe jobs close {job.id}` ends it uncertified"
                 if ended

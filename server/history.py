@@ -25,7 +25,6 @@ from shared.errors import AuditError
 SALT_BYTES = 32
 DESTROYED = bytes(SALT_BYTES)
 STEP_KINDS: Mapping[State, EntryKind] = {"AUDITED": "verdict", "CERTIFIED": "certificate"}  # the others are "job"
-KEPT = ("method",)  # of a forgotten patient's jobs: nothing that an entry says in the same words
 UNSWEPT = "unswept"  # in `meta`: a salt was destroyed, and the database may still have it where nobody looks
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(T[0-9:.]+(Z|[+-]\d\d:\d\d)?)?")
@@ -247,10 +246,9 @@ def forget(connection: Connection, patient: str) -> None:
     )
     connection.execute(sa.update(salts).where(salts.c.patient == patient).values(salt=DESTROYED))
     connection.execute(sa.update(people).where(people.c.id == patient).values(enrolled_at=_day(people.c.enrolled_at)))
-    for row in connection.execute(sa.select(jobs.c.id, jobs.c.detail).where(jobs.c.patient == patient)).all():
-        kept = {name: value for name, value in row.detail.items() if name in KEPT}
-        values = {"requested_at": _day(jobs.c.requested_at), "updated_at": _day(jobs.c.updated_at)}
-        connection.execute(sa.update(jobs).where(jobs.c.id == row.id).values(**values, detail=kept, seq=None))
+    mine, days = jobs.c.patient == patient, {name: _day(jobs.c[name]) for name in ("requested_at", "updated_at")}
+    connection.execute(sa.delete(jobs).where(mine, jobs.c.state == "CLOSED"))  # few are: the word would find its entry
+    connection.execute(sa.update(jobs).where(mine).values(**days, method=None, detail={}, seq=None))
     told = sa.update(devices).where(devices.c.patient == patient)
     connection.execute(told.values(updated_at=_day(devices.c.updated_at), own=None, others=None, seconds=0.0))
     worn = sa.select(people.c.slot).where(people.c.id == patient).scalar_subquery()

@@ -18,7 +18,7 @@ from server import keys
 from server.evidence import read, read_payload
 from server.ledger import Entry, Finding, Head, head_of
 from server.registry import Registry
-from server.rows import ENDED, HOSPITAL, ConsentEvent, Job
+from server.rows import HOSPITAL, ConsentEvent, Job
 from server.workspace import Workspace
 from shared.errors import AuditError, DataError
 
@@ -97,7 +97,7 @@ def _unknown_people(registry: Registry, told: Collection[str]) -> Iterator[str]:
         if patient.pseudonym not in forgotten:
             if patient.id not in told:
                 yield f"nothing of patient {patient.id} is found in the history: the salt of the name in it was altered"
-        elif patient.status != "withdrawn" or any(job.state not in ENDED for job in own):
+        elif patient.status != "withdrawn" or any(job.state != "CERTIFIED" for job in own):
             yield f"the name of patient {patient.id} in the history is destroyed, and not all of it is forgotten"
         elif not any(job.scope == "patient" for job in own):
             yield f"patient {patient.id} counts as forgotten, and there is no job about that"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from server import history, schema
 from server.consent import has_given
 from server.inventory import Inventory
-from server.rows import ENDED, FOLLOWING, Job, JobEvent, State
+from server.rows import ENDED, FOLLOWING, Job, JobEvent, State, is_final
 from shared.errors import LetheError, UsageError
 
 
@@ -19,9 +19,9 @@ class JobBook(Inventory):
     def advance(self, job_id: str, state: State, *, detail: Mapping[str, Any] | None = None) -> Job:
         """Move a job on and append the step; the present state again changes nothing.
 
-        When the last job of a patient who withdrew everything is CERTIFIED or CLOSED, the salt of the patient's names
-        in the ledger is destroyed with it, and of the jobs stays no more than what was asked and erased; the job as it
-        was is returned once more.
+        When the last job of a patient who withdrew everything is CERTIFIED, the salt of the patient's names in the
+        ledger is destroyed with it, and of the jobs stays no more than what was asked and erased; the job as it was
+        is returned once more.
 
         Args:
             job_id: the job.
@@ -52,32 +52,27 @@ class JobBook(Inventory):
         return moved
 
     def close_job(self, job_id: str, reason: str) -> Job:
-        """End a job that failed although its device has erased: it is taken up no more, and never certified.
+        """End a job that no run can certify (`is_final`): it is taken up no more, and never certified.
 
-        Else an answer that cannot be judged, of which no other can be had because the data are gone, would stand in
-        the way of the patient's later consent for good. `advance` says what goes with a patient's last job.
+        Else it would stand in the way of the patient's later consent for good. The patient's name in the ledger stays.
 
         Args:
             job_id: the job.
-            reason: why, in the operator's words; entered in the ledger.
+            reason: why, in the operator's words; it may name anybody, so the ledger does not have it.
 
         Raises:
-            UsageError: there is no such job, it has not failed, or nobody has said that the data are erased.
+            UsageError: there is no such job, or it may still be certified.
         """
-        job = self.job(job_id)
-        if job.state == "CLOSED":
-            return job
-        if job.state != "FAILED" or "acknowledged_at" not in job.detail:
-            erased = "" if job.state != "FAILED" else ", and nobody has said yet that the data are erased"
-            raise UsageError(
-                f"job {job_id} is {job.state}{erased}; only what FAILED after the erasure can be closed, and "
-                + (
-                    "nothing is left to do for this one"
-                    if job.state == "CERTIFIED"
-                    else "`lethe run` takes this one up"
-                )
-            )
-        return self.advance(job_id, "CLOSED", detail={"closed": reason})
+        with self._writing() as connection:
+            job, now = job_of(connection, job_id), self._clock()
+            if job.state == "CLOSED":
+                return job
+            if not is_final(job):
+                raise UsageError(f"job {job_id} is {job.state} and cannot be closed: {_why_not(job)}")
+            history.enter_step(connection, job, "CLOSED", {}, at=now)
+            values = {"state": "CLOSED", "updated_at": now, "detail": {**job.detail, "closed": reason}}
+            connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
+            return job_of(connection, job_id)
 
     def note(self, job_id: str, detail: Mapping[str, Any]) -> None:
         """Enter what was learnt of a job that stays where it is.
@@ -117,11 +112,20 @@ class JobBook(Inventory):
 
 
 def _is_done_with(connection: Connection, patient: str) -> bool:
-    """Return whether all of a patient is forgotten, certified or closed, and no device has anything left to do."""
+    """Return whether all of a patient is certified as forgotten, and nothing about him is due any more."""
     if has_given(connection, patient):
         return False
     jobs = jobs_of(connection, schema.jobs.c.patient == patient)
-    return any(job.scope == "patient" for job in jobs) and all(job.state in ENDED for job in jobs)
+    whole = [job for job in jobs if job.scope == "patient"]
+    return bool(whole) and whole[-1].state == "CERTIFIED" and all(job.state in ENDED for job in jobs)
+
+
+def _why_not(job: Job) -> str:
+    if job.state == "CERTIFIED":
+        return "nothing is left to do for it"
+    if job.state == "FAILED" and "acknowledged_at" in job.detail:
+        return "the next `lethe run` looks at the device once more, and may certify it"
+    return "nobody has seen yet that the data are erased; `lethe run` takes it up"
 
 
 def jobs_of(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Job]:

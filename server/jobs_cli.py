@@ -40,9 +40,10 @@ def check_jobs(home: Home = HOME, as_json: AsJson = False) -> None:
     """Tell whether every withdrawal can still be certified in time; exit code 3 if one is overdue."""
     from server import cli_views
 
-    _, waiting, days = _read(home)
-    result = {"deadline_days": days, "jobs": [asdict(one.job) | _told(one) for one in waiting]}
-    show(result, as_json=as_json, render=lambda: cli_views.check(waiting, days))
+    found, waiting, days = _read(home)
+    closed = sum(job.state == "CLOSED" for job in found)
+    result = {"deadline_days": days, "closed": closed, "jobs": [asdict(one.job) | _told(one) for one in waiting]}
+    show(result, as_json=as_json, render=lambda: cli_views.check(waiting, days, closed=closed))
     if any(one.overdue for one in waiting):
         raise typer.Exit(OVERDUE)
 
@@ -66,11 +67,11 @@ def show_job(
 @jobs.command("close")
 def close_job(
     job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Why; entered in the ledger.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why; kept in the registry.", show_default=False)],
     home: Home = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """End a job that FAILED after the erasure, without a certificate; later consent is possible then."""
+    """End a job that no run can certify although the data are erased, for good; later consent is possible then."""
     from server.registry import Registry
 
     if not (said := reason.strip()) or len(said) > LONGEST_REASON:

@@ -166,6 +166,18 @@ class RunRow:
     detail: Mapping[str, Any]
 
 
+LOOKED = "looked"  # in a job's detail: the checks of bytes, which hold, of a withdrawal that no run can certify
+
+
+def is_final(job: Job) -> bool:
+    """Return whether no run can certify a job any more, although the server saw that the data are erased.
+
+    The device's answer about copies cannot be judged, or copies refute what was done; the data are gone, so that no
+    other copies can be made. The operator closes it.
+    """
+    return job.state == "FAILED" and LOOKED in job.detail
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 record", "2 records"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from server import certifying, looks, phases, roll_call
 from server.general import sound_packages
-from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
+from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job, is_final
 from server.run import Run, Withdrawal
 from shared.messages import UNLEARN, UnlearnReply
 from shared.version import code_version
@@ -18,7 +18,7 @@ from shared.version import code_version
 
 def unlearn(run: Run, *, only_new: bool = False) -> None:
     """Carry out the jobs that are due, one a device at a time; `only_new` leaves out those that were tried already."""
-    waiting = [job for job in run.registry.jobs(DUE) if job.slot != HOSPITAL]
+    waiting = [job for job in run.registry.jobs(DUE) if job.slot != HOSPITAL and not is_final(job)]
     waiting = [job for job in waiting if not only_new or job.id not in run.tried]
     waiting.sort(key=lambda job: job.state not in UNFORGOTTEN)  # whoever only waits for a verdict can wait
     run.tried |= {job.id for job in waiting}
@@ -75,7 +75,8 @@ def _may_train(run: Run, jobs: Sequence[Job]) -> set[int]:
 
 def awaits(run: Run, patient: str) -> bool:
     """Return whether a patient's device has yet to be asked to forget, in this run."""
-    return any(job.patient == patient and job.id not in run.tried for job in run.registry.jobs(UNFORGOTTEN))
+    about = [job for job in run.registry.jobs(UNFORGOTTEN) if job.patient == patient and not is_final(job)]
+    return any(job.id not in run.tried for job in about)
 
 
 def _models(run: Run, slots: set[int]) -> dict[int, str]:

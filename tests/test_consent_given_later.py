@@ -405,3 +405,18 @@ def test_the_commands_say_what_was_given_and_what_comes_next(grown):
     told = json.loads(lethe(home, "patients", "consent", who, "--record", "901", "--json"))
     assert (told["changed"], told["records"], told["event"]["kind"]) == (True, ["901"], "given")
     assert told["patient"]["status"] == "active"
+
+
+def test_who_keeps_only_what_the_device_has_not_met_yet_is_certified(fleet):
+    """Consent given again stands, the record is not recorded yet, and what the device holds is withdrawn: no copy can
+    be made of what is kept."""
+    patient = fleet.with_several_records()
+    first, *others = fleet.records(patient)
+    fleet.registry.withdraw(patient.id, records=[first])
+    fleet.run()
+    assert fleet.registry.consent_again(patient.id, records=[first]) == [first]
+    job = fleet.registry.withdraw(patient.id, records=others)[-1]
+    fleet.run()
+    assert fleet.registry.job(job.id).state == "CERTIFIED"
+    fleet.run()
+    assert fleet.store(patient).record_ids() == (first,)

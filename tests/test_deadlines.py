@@ -105,7 +105,7 @@ def test_nothing_is_due_when_all_is_certified(home):
             for state in ("DISPATCHED", "UNLEARNED", "AUDITED", "CERTIFIED"):
                 registry.advance(one.id, state)
     done = lethe(home, "check")
-    assert (done.exit_code, done.stdout) == (0, "Nothing is due: every withdrawal is certified, or was closed.\n")
+    assert (done.exit_code, done.stdout) == (0, "Nothing is due: every withdrawal is certified.\n")
     assert "overdue" not in lethe(home, "list").stdout
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from server import database, keys, schema
 from server.registry import Registry
+from server.rows import LOOKED
 from server.sqlite_file import copy_of
 from server.upgrade import REVISIONS, upgrade
 from server.workspace import Workspace
@@ -187,7 +188,7 @@ JOBS = "SELECT sql FROM sqlite_master WHERE name = 'jobs'"
 def closed_by_hand(registry: Registry) -> None:
     """End a job in the state that version 4 brought."""
     job = next(job for job in registry.jobs() if job.state != "CERTIFIED")
-    registry.advance(job.id, "FAILED", detail={"reason": "test", "acknowledged_at": "2026-01-01T00:00:00+00:00"})
+    registry.advance(job.id, "FAILED", detail={"reason": "test", LOOKED: {"holds": True, "checks": []}})
     assert registry.close_job(job.id, "the answer cannot be judged").state == "CLOSED"
 
 
