@@ -86,7 +86,11 @@ def test_nothing_beside_their_names_leads_to_a_certificate_by_a_number_or_by_whe
     told = [row for row in fleet.registry.devices() if row.slot in gone]
     assert [(row.own, row.others, row.seconds) for row in told] == [(None, None, 0.0)] * 2
     jobs = [job for job in fleet.registry.jobs() if job.slot in gone]
-    assert (len(jobs) >= 2, {job.method for job in jobs}, [job.detail for job in jobs if job.detail]) == (True, {None}, [])
+    assert (len(jobs) >= 2, {job.method for job in jobs}, [job.detail for job in jobs if job.detail]) == (
+        True,
+        {None},
+        [],
+    )
     assert any(row.seconds for row in fleet.registry.devices() if row.slot == third.slot)
     for result in results(fleet):
         for part in ("personal", "withdrawals", "silent", "refused"):
