@@ -20,7 +20,7 @@ from server.general import Trained
 from server.paper_probe import difference, summarise
 from server.pictures import FIGURES, packed
 from server.registry import Registry
-from server.rows import Job, Patient, Role
+from server.rows import Job, Patient, Role, is_final
 from server.run import Refusal, Withdrawal
 from server.workspace import Workspace
 from shared.attacks import fgsm_direction, perturb
@@ -139,6 +139,7 @@ def describe_withdrawal(one: Withdrawal, pseudonym: str, settings: Settings) -> 
         "steps": [{"state": state, "at": at} for state, at in one.steps],
         "verdict": one.verdict,
         "certificate": one.certificate,
+        "final": is_final(job),
     }
 
 

@@ -123,7 +123,13 @@ def _of_copies(verdict: Row) -> str:
 
 
 def _what_now(verdict: Row) -> str:
-    return "" if verdict["verdict"] == "PASS" else " So there is no certificate, and the next run takes it up again."
+    if verdict["verdict"] == "PASS":
+        return ""
+    if verdict["exact"] and verdict["bytes"]["holds"]:  # `rows.is_final`
+        return (
+            " So there is no certificate; the data are gone, so no run can compare others, and the operator closes it."
+        )
+    return " So there is no certificate, and the next run takes it up again."
 
 
 def timeline(withdrawal: Row, *, now: str) -> list[Step]:

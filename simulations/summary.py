@@ -158,6 +158,8 @@ def refused(result: Row) -> list[str]:
 def _ending(row: Row, report: Path) -> list[str]:
     """Return what is told of the end of a withdrawal: where its certificate is, or why there is none."""
     who = f"{row['job']} of {row['pseudonym']}"
+    if row.get("final"):  # results of before have none
+        return [f"not certified, for good: {who}: {row['reason']}; `lethe jobs close {row['job']}` ends it"]
     if not row["unlearned_at"]:
         return [f"still due: {who}: {row['reason']}; the next run tries again"]
     if not row["certificate"]:

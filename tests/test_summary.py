@@ -114,6 +114,11 @@ def test_a_certificate_is_told_with_its_path_and_what_is_not_certified_with_the_
     failed = {**WITHDRAWAL, "state": "FAILED", "reason": "a leftover file", "certificate": None}
     text = printed({**result, "withdrawals": [{**failed, "verdict": {"verdict": "FAIL"}}]})
     assert "not certified: j-1 of p-0badcafe: a leftover file; the next run tries again" in text
+    for answered in (failed["unlearned_at"], None):  # in the run that judged it, and in later ones
+        row = {**failed, "unlearned_at": answered, "reason": "copies repeat", "final": True}
+        verdict = {"verdict": "FAIL"} if answered else None
+        text = " ".join(printed({**result, "withdrawals": [{**row, "verdict": verdict}]}).split())
+        assert "not certified, for good: j-1 of p-0badcafe: copies repeat; `lethe jobs close j-1` ends it" in text
     assert "certificate of" not in text
     assert "none yet" in printed({**result, "withdrawals": [{**failed, "verdict": None}]})
 
