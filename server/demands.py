@@ -3,7 +3,9 @@
 For `server/verification.py`; nothing here looks at a figure.
 """
 
-from server.statement import BUNDLE, EMPTY, Statement
+from collections.abc import Mapping
+
+from server.statement import BUNDLE, EMPTY, Predicate, Statement
 from server.verdicts import (
     BUNDLED,
     COPIES,
@@ -47,17 +49,40 @@ def checks_of(statement: Statement) -> dict[str, str]:
 
 
 def strange(statement: Statement) -> list[str]:
-    """Return what no withdrawal is: a method that its place does not have, and a hospital that serves a wearable."""
-    told, at_home = statement.predicate, statement.predicate.erased.where == "hospital"
+    """Return what no withdrawal is, whoever signed it: of either place, of a device, of a hospital."""
+    told = statement.predicate
+    at_home = told.erased.where == "hospital"
+    wrong = _of_a_method(told, OF_THE_HOSPITAL if at_home else OF_A_DEVICE)
+    if told.erased.bytes and not told.erased.files:
+        wrong.append(f"no file was erased, and {told.erased.bytes} bytes were")
+    return wrong + (_of_a_hospital(statement) if at_home else _of_a_device(statement))
+
+
+def _of_a_method(told: Predicate, known: Mapping[str, bool]) -> list[str]:
     name, exact = told.method.name, told.method.exact
-    known = OF_THE_HOSPITAL if at_home else OF_A_DEVICE
-    wrong = []
     if name not in known:
-        wrong.append(f"no {told.erased.where} unlearns by {name!r}, expected one of {', '.join(known)}")
-    elif exact != known[name]:
-        wrong.append(f"{name!r} is {'not ' if exact else ''}exact, and it says otherwise")
-    if at_home and (told.lineage.after, statement.digest(BUNDLE)) != (told.lineage.general, EMPTY):
+        return [f"no {told.erased.where} unlearns by {name!r}, expected one of {', '.join(known)}"]
+    return [] if exact == known[name] else [f"{name!r} is {'not ' if exact else ''}exact, and it says otherwise"]
+
+
+def _of_a_hospital(statement: Statement) -> list[str]:
+    told, wrong = statement.predicate, []
+    if (told.lineage.after, statement.digest(BUNDLE)) != (told.lineage.general, EMPTY):
         wrong.append("a hospital makes its general model anew and no bundle, and the model or the bundle is another")
-    if at_home and (told.audit.after is not None or told.erased.segments):
+    if told.audit.after is not None or told.erased.segments:
         wrong.append("a hospital compares no copies and has no segments of a wearable")
+    return wrong
+
+
+def _of_a_device(statement: Statement) -> list[str]:
+    told, wrong = statement.predicate, []
+    stands_in = told.method.name == STANDS_IN
+    if bool(told.lineage.after) != (statement.digest(BUNDLE) != EMPTY):
+        wrong.append("a model is in use without its ONNX file, or the file without its model")
+    if not told.lineage.after and not stands_in:
+        wrong.append(f"{told.method.name!r} made the model in use, and none is")
+    if stands_in and told.audit.after is not None:
+        wrong.append("the general model stands in for a copy that no method made, and such copies were compared")
+    if told.request.scope == "patient" and told.audit.retained is not None:
+        wrong.append("the patient keeps nothing, and there are figures of what is kept")
     return wrong

@@ -59,9 +59,16 @@ def _of_looks(audit: Audit) -> list[str]:
     last = [audit.before, audit.after, audit.retained]
     if len({one.n for one in last if one is not None}) > 1:
         wrong.append("one look with different numbers of copies")
+    if audit.before is not None and _asked(audit.before) != _asked(audit.after):
+        wrong.append("what was not unlearned is compared on other segments, or with other copies, than what was")
     if audit.earlier and [(one.n * CONFIRMATION, one.verdict) for one in audit.earlier] != [(audit.after.n, "FAIL")]:
         wrong.append(f"a second look without a first that refuted, or not with {CONFIRMATION} times its copies")
     return wrong
+
+
+def _asked(told: Statistics) -> tuple[int, float]:
+    """Return what depends on the segments and on the copies that never saw them, which one look has in common."""
+    return told.segments, told.certainty
 
 
 def _of_words(audit: Audit, *, method: str, exact: bool) -> list[str]:

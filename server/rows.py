@@ -18,14 +18,15 @@ STATES: tuple[State, ...] = get_args(State)
 
 HOSPITAL = -1  # in a slot's place: a job that the hospital carries out itself, on its general model
 
-# Which state may follow which. A job that failed is dispatched again by a later run, or closed by the operator.
+# Which state a run may have follow which. A job that failed is dispatched again by a later run; that the operator may
+# close it instead is for `close_job`, which looks at more than the state.
 FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "REQUESTED": ("DISPATCHED", "FAILED"),
     "DISPATCHED": ("UNLEARNED", "FAILED"),
     "UNLEARNED": ("AUDITED", "FAILED"),
     "AUDITED": ("CERTIFIED", "FAILED"),
     "CERTIFIED": (),
-    "FAILED": ("DISPATCHED", "CLOSED"),
+    "FAILED": ("DISPATCHED",),
     "CLOSED": (),
 }
 ENDED: tuple[State, ...] = ("CERTIFIED", "CLOSED")

@@ -13,7 +13,7 @@ import numpy as np
 from server import certificate, keys
 from server.auditor import judge_job, look
 from server.rows import Job, ModelRow
-from server.verdicts import Look
+from server.verdicts import STANDS_IN, Look
 from server.workspace import Workspace
 from shared.audit_messages import AuditReply, Readings, VerifyReply
 from shared.messages import ErasedFile, UnlearnReply
@@ -72,9 +72,10 @@ def statistics(method: str = "exact", **values: Any) -> dict[str, Any]:
 
 def verdict(method: str = "exact", **values: Any) -> dict[str, Any]:
     """The verdict of a job of which some records go, with some of it changed."""
-    exact = method == "exact"
+    exact = method in {"exact", STANDS_IN}
     found = values.pop("bytes", checks(*REMADE) if exact else checks())
-    judged = judge_job(values.pop("looks", [looked(method)]), found, method=method, exact=exact)
+    looks = values.pop("looks", [] if method == STANDS_IN else [looked(method)])
+    judged = judge_job(looks, found, method=method, exact=exact)
     return copy.deepcopy(dict(judged)) | values
 
 

@@ -22,7 +22,7 @@ from server.statement import BUNDLE as BUNDLE_NAME
 from server.statement import MODEL as MODEL_NAME
 from server.statement import Audit
 from server.verdict_words import job_words, statistics_words
-from server.verdicts import COPIES, GENERAL
+from server.verdicts import COPIES, GENERAL, NO_MODEL, STANDS_IN
 from server.verification import verify
 from shared.errors import AuditError, DataError, UsageError, WorkspaceError
 from tests.certified import (
@@ -407,6 +407,47 @@ def of_everything(content):
     told["audit"]["bytes"]["checks"][-2:] = [check(GENERAL, told["lineage"]["general"])]
 
 
+def of_everything_with_what_is_kept(content):
+    """A full withdrawal, after which nothing is kept that could be compared."""
+    of_everything(content)
+    told = content["predicate"]
+    told["lineage"]["general"] = told["lineage"]["after"]
+    told["audit"]["bytes"]["checks"][-1] = check(GENERAL, told["lineage"]["after"])
+
+
+def without_a_model(content, *, bundle=True):
+    """Exact unlearning after which no model is in use, without copies; with a bundle or without."""
+    without_copies(content)
+    told, names = content["predicate"], ("model as acknowledged", "lineage of the general model")
+    told["lineage"]["after"] = ""
+    content["subject"][1]["digest"]["sha256"] = EMPTY
+    kept = [one for one in told["audit"]["bytes"]["checks"][:5] if one["name"] not in names]
+    told["audit"]["bytes"]["checks"] = [*kept, check(names[0], "none"), check(names[1], "no withdrawn record")]
+    told["audit"]["bytes"]["checks"].append(check(NO_MODEL, "none"))
+    if not bundle:
+        without_a_bundle(content)
+
+
+def without_a_bundle(content):
+    content["subject"][0]["digest"]["sha256"] = EMPTY
+    checked = content["predicate"]["audit"]["bytes"]["checks"]
+    checked[:] = [check(one["name"], "none") if one["name"].startswith("ONNX") else one for one in checked]
+
+
+def standing_in(content, *, copies=True):
+    """The general model in a method's place, with copies of a method, or without."""
+    told = content["predicate"]
+    renamed(STANDS_IN)(content)
+    told["lineage"]["general"] = told["lineage"]["after"]
+    told["audit"]["bytes"]["checks"][-2:] = [check(GENERAL, told["lineage"]["after"])]
+    if not copies:
+        without_copies(content)
+
+
+def test_the_general_model_in_a_methods_place_is_accepted_without_copies(hospital, data):
+    assert not refused(forged(hospital, data, partial(standing_in, copies=False)), hospital.public)
+
+
 def extra(content):
     content["predicate"]["audit"]["bytes"]["checks"].append(check("backups wiped, approved by the regulator", "yes"))
 
@@ -426,6 +467,14 @@ def extra(content):
             (_set("predicate", "erased", "at", to=f"2026-{at}:00.000+00:00"), "dates", "erased before it was requested")
             for at in ("03-01T08:54", "03-10T12:06")
         ),
+        (of_everything_with_what_is_kept, "evidence", "keeps nothing, and there are figures of what is kept"),
+        (without_a_model, "evidence", "or the file without its model"),
+        (partial(without_a_model, bundle=False), "evidence", "'exact' made the model in use, and none is"),
+        (without_a_bundle, "evidence", "a model is in use without its ONNX file"),
+        (standing_in, "evidence", "the general model stands in for a copy that no method made"),
+        (_set("predicate", "erased", "files", to=0), "evidence", "no file was erased, and 1234 bytes were"),
+        (_set("predicate", "audit", "before", "segments", to=5), "figures", "compared on other segments"),
+        (_set("predicate", "audit", "before", "certainty", to=0.5), "figures", "or with other copies"),
         (extra, "evidence", "nobody checks 'backups wiped, approved by the regulator'"),
         (moved_to_the_hospital, "evidence", "a hospital makes its general model anew and no bundle"),
         (partial(of_the_hospital, segments=20), "evidence", "has no segments of a wearable"),
@@ -526,7 +575,7 @@ def leaves(value, path=()):
 
 
 def test_no_figure_of_a_comparison_can_be_another(data):
-    """But the two that nothing else depends on: the median certainty, and a bound on epsilon that stays possible."""
+    """But a bound on epsilon that stays possible; the certainty is `before`'s too."""
     audit = told(data)["predicate"]["audit"] | {"before": None, "retained": None}  # they are counted in the same way
     seen = [path for path, _ in leaves(audit["after"]) if path[-1] not in {"certainty", "epsilon"}]
     assert len(seen) > 60
@@ -629,7 +678,7 @@ def test_a_missed_deadline_is_certified_as_missed(hospital):
 def test_where_no_model_is_served_the_certificate_says_so(hospital):
     lineage, none = check("lineage of the general model", "no withdrawn record"), check("model in use", "none")
     path = hospital.issue(
-        verdict(bytes=checks(lineage, none, model="none", bundle="none")),
+        verdict(STANDS_IN, bytes=checks(lineage, none, model="none", bundle="none")),
         job=job(scope="patient"),
         acknowledgement=replace(acknowledgement(), after="", bundle=""),
         verified=verified(served="", bundle=""),
@@ -654,7 +703,8 @@ def test_with_a_registry_the_patient_is_named_as_in_the_ledger_and_after_that_by
             "verified": replace(verified(), job=due.id),
         }
         compared = check("lineage of the general model", "no withdrawn record"), check(GENERAL, digest(MODEL))
-        given = (due, verdict(bytes=checks(*compared)), *answers.values(), hospital.settings)
+        found = verdict(bytes=checks(*compared), retained=None)  # nothing is kept
+        given = (due, found, *answers.values(), hospital.settings)
         data = issue(hospital.workspace, held, *given, run="r", now=NOW).read_bytes()
         said = told(data)["predicate"]
         assert said["subject"] in {entry.subject for entry in held.ledger() if entry.kind == "consent"}

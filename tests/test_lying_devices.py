@@ -193,6 +193,11 @@ def lacking(reply: Any, name: str) -> RecordDict:
     return raw(json.dumps(told).encode())
 
 
+def modelless(reply: UnlearnReply) -> RecordDict:
+    """A method's name without its model."""
+    return write(replace(reply, after="", bundle=""))
+
+
 def relabelled(message: Message, reply: Any, **metadata: Any) -> Message:
     answer = Message(write(reply), reply_to=message)
     for name, value in metadata.items():
@@ -317,6 +322,8 @@ LIES += [
     for kind, lies in ABOUT.items()
     for i, (path, bad, named) in enumerate(lies)
 ]
+
+LIES += [pytest.param(UNLEARN, lambda _, reply: modelless(reply), "made, and names no model", id="no model")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

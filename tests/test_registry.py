@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.registry import DUE, Enrolment, Registry
-from server.rows import FOLLOWING, HOSPITAL, STATES
+from server.rows import FOLLOWING, HOSPITAL, LOOKED, STATES
 from shared.errors import ConsentError, LetheError, UsageError
 
 
@@ -267,7 +267,10 @@ PATHS = {
 def test_no_job_skips_a_step_or_goes_back(registry, state, to):
     (job,) = registry.withdraw("7")
     for step in PATHS[state]:
-        registry.advance(job.id, step, detail={"reason": "test"})
+        if step == "CLOSED":
+            registry.close_job(job.id, "test")
+        else:
+            registry.advance(job.id, step, detail={"reason": "test", LOOKED: {}})
     with pytest.raises(LetheError, match=f"is {state} and cannot become {to}"):
         registry.advance(job.id, to, detail={"reason": "test"})
     assert registry.job(job.id).state == state
