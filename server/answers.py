@@ -81,6 +81,8 @@ def check_unlearned(reply: UnlearnReply, job: Job, *, strengths: int) -> None:
         raise DataError(f"it serves what {shown(reply.served)} made, which is no method")
     if reply.served and not reply.after:
         raise DataError(f"it serves what {shown(reply.served)} made, and names no model")
+    if reply.segments_erased and not reply.erased:
+        raise DataError(f"it erased {reply.segments_erased} segments and no file")
     for one in reply.methods:
         if one.method not in METHODS or one.exact != (one.method in EXACT):
             raise DataError(f"it calls {shown(one.method)} {'exact' if one.exact else 'approximate'}")

@@ -122,7 +122,7 @@ def issue(
                 general=acknowledgement.general, before=acknowledgement.before, after=acknowledgement.after
             ),
             erased=_erased(acknowledgement, job, now),
-            audit=_audit(verdict, settings),
+            audit=audit_of(verdict, settings),
             version=Version(code=code_version(), data=_data(registry.models(), acknowledgement.general)),
             ledger=LedgerHead(seq=head[0], hash=head[1]),
             run=run,
@@ -201,7 +201,7 @@ def _erased(acknowledgement: UnlearnReply, job: Job, now: datetime) -> Erased:
     )
 
 
-def _audit(verdict: JobVerdict, settings: Settings) -> Audit:
+def audit_of(verdict: JobVerdict, settings: Settings) -> Audit:
     """Return the verdict with its figures; where no copies were compared its words may quote a device, and go."""
     words = verdict["words"] if verdict["after"] else BYTES_ALONE
     parts = {"before": _figures(verdict["before"]), "after": _figures(verdict["after"])}

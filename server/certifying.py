@@ -81,7 +81,16 @@ def _request(run: Run, job: Job, told: UnlearnReply) -> VerifyRequest:
 
 def _remade(job: Job, told: UnlearnReply) -> bool:
     """Return whether the served model claims to be made, exactly, of what is kept."""
-    return told.served in EXACT and job.scope == "records" and told.after != ""
+    return _made_by(told) in EXACT and job.scope == "records" and told.after != ""
+
+
+def _made_by(told: UnlearnReply) -> str:
+    """Return the method that made the model in use.
+
+    A device that forgot without training names none, and repeats that answer. Where it has been personalised since,
+    its copy was made of what is kept alone, which is what `exact` makes.
+    """
+    return told.served or (STANDS_IN if told.after in ("", told.general) else "exact")
 
 
 def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks: Looks, changed: Sequence[int]) -> None:
@@ -94,6 +103,8 @@ def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks:
         one.verdict = verdict
         if one.job.state != "AUDITED":
             one.job = run.registry.advance(one.job.id, "AUDITED", detail={"verdict": verdict})
+        elif one.job.detail["verdict"] != verdict:  # it waited for its certificate, and another model is in use now
+            run.registry.note(one.job.id, {"verdict": verdict})
         if verdict["verdict"] != "PASS":
             raise AuditError(verdict["words"])
         _certify(run, one, verdict, told, looked.reply)
@@ -126,7 +137,7 @@ def _verdict(
 
     A device that serves the general model, or none, for want of a method claims no more than that.
     """
-    method = told.served or STANDS_IN
+    method = _made_by(told)
     exact = method in {STANDS_IN, *EXACT}
     found = bytes_of(
         job.scope,

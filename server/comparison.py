@@ -57,6 +57,11 @@ def check_reply(reply: AuditReply, request: AuditRequest, *, slot: int, kept: bo
     if reply.status != "ok":
         return
     arms = dict.fromkeys((NEVER, NOTHING, *request.methods))
+    if request.scope == "patient" and any(has(reply, arm, "retained") for arm in arms):
+        raise AuditError(
+            f"job {reply.job}, device {slot}: it tells of segments that the patient keeps, and the patient keeps none; "
+            "nothing is judged"
+        )
     # What is kept, and not on the device yet, as after consent that was given again, no copy can be made of.
     kept = kept and not all(_is_empty(reply, arm, "retained") for arm in arms)
     groups = ("forgotten", "retained", CONTROL) if kept else ("forgotten", CONTROL)

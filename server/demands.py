@@ -53,8 +53,13 @@ def strange(statement: Statement) -> list[str]:
     told = statement.predicate
     at_home = told.erased.where == "hospital"
     wrong = _of_a_method(told, OF_THE_HOSPITAL if at_home else OF_A_DEVICE)
-    if told.erased.bytes and not told.erased.files:
-        wrong.append(f"no file was erased, and {told.erased.bytes} bytes were")
+    if (told.erased.bytes or told.erased.segments) and not told.erased.files:
+        seen = f"{told.erased.segments} segments and {told.erased.bytes} bytes"
+        wrong.append(f"{seen} were erased, and no file")
+    if told.lineage.after in (EMPTY, statement.digest(BUNDLE)):
+        wrong.append("the digest of the model in use is that of no bytes, or of its ONNX file")
+    if told.lineage.after and not told.lineage.general:
+        wrong.append("a model is in use that comes from no general model")
     return wrong + (_of_a_hospital(statement) if at_home else _of_a_device(statement))
 
 
@@ -67,6 +72,8 @@ def _of_a_method(told: Predicate, known: Mapping[str, bool]) -> list[str]:
 
 def _of_a_hospital(statement: Statement) -> list[str]:
     told, wrong = statement.predicate, []
+    if not told.lineage.after:
+        wrong.append("a hospital makes its general model anew, and there is none")
     if (told.lineage.after, statement.digest(BUNDLE)) != (told.lineage.general, EMPTY):
         wrong.append("a hospital makes its general model anew and no bundle, and the model or the bundle is another")
     if told.audit.after is not None or told.erased.segments:

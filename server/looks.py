@@ -5,7 +5,7 @@ the registry with the dispatch: a run that dies, or a device that is asked once 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -80,12 +80,13 @@ def _audit(run: Run, jobs: Sequence[Job], before: dict[str, Looks]) -> dict[str,
     if first:
         ladder = parse_methods(run.settings.unlearning.methods)
         with run.progress.phase("audit") as tell:
-            answers = _ask(run, first, tell, methods=ladder, copies=run.settings.audit.copies, number=0)
+            copies = {job.id: run.settings.audit.copies for job in first}
+            answers = _ask(run, first, tell, methods=ladder, copies=copies, number=0)
         for job, request, answer in answers:
             found[job.id] = _first(run, job, found[job.id], request, answer)
     if again := _doubted(found, jobs):
         methods = sorted({found[job.id].method for job in again})  # the others are not in question any more
-        more = CONFIRMATION * run.settings.audit.copies
+        more = {job.id: CONFIRMATION * found[job.id].found[0]["after"]["n"] for job in again}  # whatever is set now
         with run.progress.phase("audit again") as tell:
             answers = _ask(run, again, tell, methods=methods, copies=more, number=1)
         for job, request, answer in answers:
@@ -99,7 +100,7 @@ def _doubted(found: dict[str, Looks], jobs: Sequence[Job]) -> list[Job]:
 
 
 def _ask(
-    run: Run, jobs: Sequence[Job], tell: asking.Tell, *, methods: Sequence[str], copies: int, number: int
+    run: Run, jobs: Sequence[Job], tell: asking.Tell, *, methods: Sequence[str], copies: Mapping[str, int], number: int
 ) -> list[tuple[Job, AuditRequest, AuditReply | AuditError | None]]:
     """Ask devices for copies; an answer that cannot be used comes as the error that says why."""
     seeds = {job.id: _seed(run, job, number=number) for job in jobs}
@@ -112,7 +113,7 @@ def _ask(
             methods=tuple(methods),
             personalisation=run.settings.personalisation,
             unlearning=run.settings.unlearning,
-            copies=copies,
+            copies=copies[job.id],
             epsilon_sd=run.settings.audit.epsilon_sd,
             seed=seeds[job.id],
             barred=run.barred(job),

@@ -24,6 +24,8 @@ from shared.inference import (
 
 PRIMARY = "margin"
 HALVED = "ulira"  # its halves teach each other the direction and count as one
+CROSSED = {HALVED, "rmia"}  # each half is scored by what the other one taught, and its AUC is its own
+OF_MARGINS = {PRIMARY, HALVED, "loss"}  # made of nothing else, so that equal margins make them equal
 TOLERANCE = 1e-6
 RATES = {"tpr_at_1": 0.01, "tpr_at_5": 0.05}
 BYTES_ALONE = "All checks of bytes hold; no copies were compared."
@@ -41,10 +43,10 @@ def contradictions(audit: Audit, *, method: str, exact: bool) -> list[str]:
     for name, told, of, group, is_exact in parts:
         if told is not None:
             wrong += [f"{name}: {what}" for what in _of_statistics(told, of, group, exact=is_exact)]
-    return wrong + _of_looks(audit) + _of_words(audit, method=method, exact=exact)
+    return wrong + _of_looks(audit, exact=exact) + _of_words(audit, method=method, exact=exact)
 
 
-def _of_looks(audit: Audit) -> list[str]:
+def _of_looks(audit: Audit, *, exact: bool) -> list[str]:
     """Look at how many looks there were, and why."""
     if audit.after is None:
         empty = (audit.before, audit.retained) == (None, None) and not audit.earlier and not audit.seeds
@@ -63,6 +65,8 @@ def _of_looks(audit: Audit) -> list[str]:
         wrong.append("what was not unlearned is compared on other segments, or with other copies, than what was")
     if audit.earlier and [(one.n * CONFIRMATION, one.verdict) for one in audit.earlier] != [(audit.after.n, "FAIL")]:
         wrong.append(f"a second look without a first that refuted, or not with {CONFIRMATION} times its copies")
+    if audit.earlier and not exact:
+        wrong.append("a second look at a method that is not exact, which one look refutes")
     return wrong
 
 
@@ -110,7 +114,7 @@ def _of_statistics(told: Statistics, method: str, group: str, *, exact: bool) ->
     needs = {(power, copies if is_open else None) for power, copies in powers}
     if not any(_near(told.detectable, power) and told.needed == copies for power, copies in needs):
         wrong.append(f"{told.n} copies have another power than is told")
-    if told.identical and told.scores[0].auc != 0.5:
+    if told.identical and any(score.auc != 0.5 for score in told.scores if score.name in OF_MARGINS):
         wrong.append("all answers are alike, and an AUC is not .5")
     if told.words != statistics_words(told.model_dump()):  # type: ignore[arg-type]
         wrong.append("the words are not those of the figures")
@@ -127,9 +131,30 @@ def _of_score(score: Score, copies: int) -> list[str]:
         for name, fpr in RATES.items()
         if not _is_rate(getattr(score, name), copies, fpr=fpr)
     ]
+    wrong += _of_curve(score, copies) if score.name not in CROSSED else []
     most = float(epsilon_of_errors(0, copies - copies // 2, 0, copies - copies // 2))
     if score.epsilon > most + TOLERANCE:
         wrong.append(f"epsilon is {score.epsilon:.3g}, and {copies} copies show {most:.3g} at most")
+    return wrong
+
+
+def _of_curve(score: Score, copies: int) -> list[str]:
+    """Look whether one ROC curve can have this area and pass through these points.
+
+    Of n copies an arm, with at most k false positives and a rate t: those t beat n - k of the others at least, and
+    the rest beat n - k - 1 at most and may tie with the k + 1 others.
+    """
+    pairs, wrong = copies**2, []
+    if not _near(score.auc, round(2 * pairs * score.auc) / (2 * pairs)):
+        wrong.append(f"no {copies} copies an arm have an AUC of {score.auc:.9g}")
+    told = [(getattr(score, name), int(fpr * copies + TOLERANCE)) for name, fpr in RATES.items()]
+    points = [(rate.value, k) for rate, k in told if rate is not None]
+    for rate, k in points:
+        most = rate + (1 - rate) * (copies - (k + 1) / 2) / copies
+        if not rate * (copies - k) / copies - TOLERANCE <= score.auc <= most + TOLERANCE:
+            wrong.append(f"an AUC of {score.auc:.3g} does not go with {rate:.0%} at {k} false positives")
+    if points != sorted(points):
+        wrong.append("the rate at 1 % false positives is higher than that at 5 %")
     return wrong
 
 

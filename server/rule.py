@@ -60,7 +60,7 @@ def of_job(after: Sequence[Verdict], retained: Verdict | None, *, holds: bool, a
     if not holds:
         return "FAIL" if answered else "INCONCLUSIVE"
     if not exact:
-        return "FAIL" if retained == "FAIL" else after[-1] if after else "INCONCLUSIVE"
+        return "FAIL" if "FAIL" in (*after, retained) else after[-1] if after else "INCONCLUSIVE"
     if not after or after[-1] != "FAIL":
         return "PASS"
     return "FAIL" if len(after) > 1 else "INCONCLUSIVE"  # one look is refuted by chance in a twentieth of jobs

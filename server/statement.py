@@ -161,7 +161,7 @@ class Version(_Part):
 class LedgerHead(_Part):
     """The last entry of the ledger when the certificate was issued."""
 
-    seq: Count
+    seq: Annotated[Count, Field(ge=1)]
     hash: Digest
 
 

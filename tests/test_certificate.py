@@ -10,11 +10,15 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
 from server import evidence, keys
-from server.certificate import issue
+from server.auditor import judge_job, look
+from server.certificate import audit_of, issue
 from server.ledger import following
 from server.recount import BYTES_ALONE, contradictions
 from server.registry import Enrolment, Registry
@@ -24,7 +28,10 @@ from server.statement import Audit
 from server.verdict_words import job_words, statistics_words
 from server.verdicts import COPIES, GENERAL, NO_MODEL, STANDS_IN
 from server.verification import verify
+from shared.audit_messages import AuditReply, Readings
 from shared.errors import AuditError, DataError, UsageError, WorkspaceError
+from shared.inference import auc_interval, auc_p, rate
+from shared.settings import Settings
 from tests.certified import (
     BUNDLE,
     MODEL,
@@ -383,12 +390,16 @@ def without_copies(content):
 
 
 def of_the_hospital(content, *, segments=0, bundle=EMPTY, general=None):
-    """What the hospital says of its general model, made again; and what it cannot say."""
+    """What the hospital says of its general model, made again; and what it cannot say. `general` "" is no model."""
     moved_to_the_hospital(content)
     without_copies(content)
     told = content["predicate"]
     told["erased"]["segments"] = segments
     told["lineage"]["general"] = general or told["lineage"]["after"]
+    if general == "":
+        told["lineage"] |= {"general": "", "after": ""}
+        told["audit"]["bytes"]["checks"][0] = check("model as acknowledged", "none")
+        content["subject"][1]["digest"]["sha256"] = EMPTY
     content["subject"][0]["digest"]["sha256"] = bundle
 
 
@@ -472,7 +483,10 @@ def extra(content):
         (partial(without_a_model, bundle=False), "evidence", "'exact' made the model in use, and none is"),
         (without_a_bundle, "evidence", "a model is in use without its ONNX file"),
         (standing_in, "evidence", "the general model stands in for a copy that no method made"),
-        (_set("predicate", "erased", "files", to=0), "evidence", "no file was erased, and 1234 bytes were"),
+        (_set("predicate", "erased", "files", to=0), "evidence", "20 segments and 1234 bytes were erased, and no file"),
+        (_set("predicate", "lineage", "general", to=""), "evidence", "comes from no general model"),
+        (partial(of_the_hospital, general=""), "evidence", "and there is none"),
+        (_set("subject", 0, "digest", "sha256", to=digest(MODEL)), "evidence", "or of its ONNX file"),
         (_set("predicate", "audit", "before", "segments", to=5), "figures", "compared on other segments"),
         (_set("predicate", "audit", "before", "certainty", to=0.5), "figures", "or with other copies"),
         (extra, "evidence", "nobody checks 'backups wiped, approved by the regulator'"),
@@ -518,11 +532,25 @@ def test_what_no_withdrawal_is_cannot_be_signed_into_one(hospital, data, change,
         _set("_type", to="https://in-toto.io/Statement/v0.1"),
         _set("subject", to=[]),
         lambda content: content["predicate"].pop("ledger"),
+        _set("predicate", "ledger", "seq", to=0),
     ],
 )
 def test_a_signed_statement_of_another_form_is_no_certificate(hospital, data, change):
     with pytest.raises(DataError, match="what was signed is no"):
         verify(forged(hospital, data, change), [hospital.public], now=NOW)
+
+
+def readings(margins):
+    """What copies say of segments, by their margins (copies, segments)."""
+    parts = (margins, np.logaddexp(0, -margins), margins - 1, margins - 0.1)
+    return Readings(*(tuple(map(tuple, part.tolist())) for part in parts))
+
+
+def alone(auc, n=160):
+    """The figures that follow from another AUC alone; those of the other scores would follow by Holm."""
+    ends = [end for level in (0.9, 0.95) for end in auc_interval(auc, n, confidence=level)]
+    p = auc_p(auc, n)
+    return dict(zip(("low90", "high90", "low95", "high95"), ends, strict=True)) | {"auc": auc, "p": p, "p_holm": p}
 
 
 def rescored(name, **values):
@@ -539,6 +567,9 @@ def rescored(name, **values):
         (rescored("margin", auc=0.61), "margin: interval or p-value is not its AUC's"),
         (rescored("margin", epsilon=0.1), "come to INCONCLUSIVE, and it says PASS"),
         (rescored("margin", epsilon=9.0), "epsilon is 9, and 160 copies show 3.0"),
+        (rescored("margin", tpr_at_5=rate(150, 160)), "does not go with 94% at 8 false positives"),
+        (rescored("loss", tpr_at_1=rate(60, 160), tpr_at_5=rate(20, 160)), "loss: the rate at 1 % false positives is"),
+        (rescored("margin", **alone(0.51235)), "margin: no 160 copies an arm have an AUC of 0.51235"),
         (rescored("rmia", p=0.001), "rmia: interval or p-value"),
         (rescored("rmia", p_holm=0.04), "rmia: p after Holm is 0.04, counted again"),
         (rescored("ulira", primary=True), "primary margin"),
@@ -554,6 +585,39 @@ def test_an_approximate_method_is_certified_by_its_statistics_only(hospital, val
     assert verify(hospital.issue(approximate()).read_bytes(), [hospital.public], now=NOW).accepted
     with pytest.raises(AuditError, match=re.escape(says)):
         hospital.issue(approximate(**values))
+
+
+def test_no_first_look_that_refuted_an_approximate_method_is_passed_over(hospital):
+    first = looked("finetune", 40)["before"] | {"method": "finetune"}  # which refutes it
+    told = approximate() | {"earlier": [first | {"words": statistics_words(first)}], "seeds": [7, 8]}
+    with pytest.raises(AuditError, match=r"the evidence comes to FAIL, and the verdict is PASS.*one look refutes"):
+        hospital.issue(told)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    copies=st.integers(2, 70),
+    digits=st.sampled_from([0, 1, 15]),
+    shift=st.sampled_from([0.0, 0.3, -1.0, 9.0]),
+    constant=st.sampled_from([(), ("never",), ("exact",), ("never", "exact")]),
+    seed=st.integers(0, 999),
+)
+def test_nothing_that_an_auditor_finds_contradicts_itself(copies, digits, shift, constant, seed):
+    """Whatever the copies said: ties, arms of one model, traces. Else an honest withdrawal would not be certified."""
+    rng = np.random.default_rng(seed)
+
+    def arm(name: str) -> dict[str, Readings]:
+        sd = 0.0 if name in constant else 1.0
+        groups = {"forgotten": 3, "retained": 2, "control": 12}
+        return {
+            group: readings(rng.normal(shift * (name == "exact"), sd, (copies, n)).round(digits))
+            for group, n in groups.items()
+        }
+
+    reply = AuditReply("j", 3, "ok", arms={name: arm(name) for name in ("never", "nothing", "exact")})
+    found = judge_job([look(reply, "exact", exact=True, seed=seed)], checks(*REMADE), method="exact", exact=True)
+    audit = audit_of(found, Settings())
+    assert contradictions(audit, method="exact", exact=True) == []
 
 
 def test_an_approximate_method_that_moves_what_is_kept_is_not_certified(hospital):
@@ -602,8 +666,15 @@ def contradicted(data, **changed):
 def test_equal_answers_have_an_auc_of_a_half(data):
     after = told(data)["predicate"]["audit"]["after"]
     assert after["scores"][0]["auc"] != 0.5
-    alike = after | {"identical": True, "verdict": "INCONCLUSIVE", "needed": None}
     assert contradicted(data) == []
+    for name in ("margin", "ulira", "loss"):
+        scores = [
+            one | ({} if one["name"] == name else alone(0.5, 80 if one["name"] == "ulira" else 160))
+            for one in after["scores"]
+        ]
+        halves = after | {"identical": True, "verdict": "INCONCLUSIVE", "needed": None, "scores": scores}
+        assert "after: all answers are alike, and an AUC is not .5" in contradicted(data, after=halves)
+    alike = after | {"identical": True, "verdict": "INCONCLUSIVE", "needed": None}
     assert contradicted(data, after=alike) == ["after: all answers are alike, and an AUC is not .5"]
 
 
