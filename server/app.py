@@ -17,6 +17,7 @@ from server import corpus_jobs, phases, results, roll_call
 from server.corpus import open_corpus
 from server.forgotten import unname
 from server.general import PUBLIC_ROLES, Trained, is_stale, train_while_consented
+from server.history_check import refuse_contradicted
 from server.personalising import personalise
 from server.pictures import withhold
 from server.progress import Progress
@@ -74,6 +75,7 @@ def _run_name(name: str) -> str:
 def execute(run: Run) -> None:
     """Do what is due: forget, train, personalise, probe, rehearse withdrawals if asked to, report."""
     began, since = datetime.now(UTC), time.monotonic()
+    refuse_contradicted(run.registry)
     run.registry.start_run(run.name, run.settings.flat())
     try:
         sweep(run.workspace.home, spare=run.workspace.devices)  # a device sweeps its own

@@ -13,10 +13,11 @@ from sqlalchemy import Connection
 
 from server import consent, schema
 from server.job_book import JobBook, jobs_of
+from server.keys import signer
 from server.people import patient_of, patients_of, records_of
 from server.revocation import only_word, revoke
 from server.rows import Enrolment, Job, Patient
-from shared.errors import WorkspaceError
+from shared.errors import READ_ONLY, UnwritableError, WorkspaceError
 from shared.notice import FOLDER, Notice
 
 FEW = 500  # patients
@@ -104,8 +105,9 @@ class ConsentBook(JobBook):
     ) -> list[str]:
         """Give consent again for the named records that were withdrawn, or for all; durable when this returns.
 
-        The device may record them and learn from them again then; the word about them is taken back. What is not
-        withdrawn stays as it is.
+        The device may record them and learn from them again then; the word about them is taken back, once consent is
+        durable: killed in between, a device has nothing to use that it may not. Doing it again takes back what word is
+        left of records that may be used. What is not withdrawn stays as it is.
 
         Returns:
             The records that may be used from now on and could not be used before.
@@ -113,18 +115,34 @@ class ConsentBook(JobBook):
         Raises:
             ConsentError: a device has yet to forget one of them.
             UsageError: an unknown patient or record, or an empty list of records.
-            WorkspaceError: the word about them cannot be taken back; nothing is changed.
+            WorkspaceError: there is no key to sign with, or nobody may take word back: nothing is changed. Or it could
+                not be taken back in the end: then consent is given, the device is held back, and that is what it says.
         """
         with self._reading() as connection:
             slot = patient_of(connection, patient).slot
-        with self._word(slot), self._writing() as connection:
-            who = patient_of(connection, patient)
-            again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
-            if again and slot is not None:
+        with self._word(slot):
+            with self._writing() as connection:
+                who = patient_of(connection, patient)
+                again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
                 gone, serial = _withdrawn(connection, who.id), _serial(connection, who.id)
-                revoke(self._home, slot, gone, serial=serial, key_folder=self._home / "keys")
-                Notice(self._home / FOLDER / str(slot)).lift(again)  # last: it needs neither a key nor room
+                if again and slot is not None:
+                    signer(self._home / "keys")
+            if slot is not None:
+                self._take_back_word(slot, gone, serial)
         return again
+
+    def _take_back_word(self, slot: int, gone: Sequence[str], serial: int) -> None:
+        notice = Notice(self._home / FOLDER / str(slot))
+        if lifted := notice.records().difference(gone):
+            try:
+                revoke(self._home, slot, gone, serial=serial, key_folder=self._home / "keys")
+                notice.lift(lifted)  # last: it needs neither a key nor room
+            except OSError as error:
+                raise WorkspaceError(
+                    f"consent is given, and the word left for device {slot} cannot be taken back: "
+                    f"{error.strerror or error}; until it is, the device makes nothing of these records. Free space "
+                    "and give the command again"
+                ) from error
 
     def add_records(
         self,
@@ -161,7 +179,8 @@ class ConsentBook(JobBook):
                     stack.enter_context(only_word(self._home, slot))
                 yield
         except OSError as error:
-            raise WorkspaceError(
+            kind = UnwritableError if error.errno in READ_ONLY else WorkspaceError
+            raise kind(
                 f"cannot take back the word left for device {slot}: {error.strerror or error}; nothing was changed, "
                 "free space or check the folder's permissions, and try again"
             ) from error

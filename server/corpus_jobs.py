@@ -86,6 +86,8 @@ def _close(run: Run, job: Job, trained: Trained) -> Ending:
     try:
         if job.state != "AUDITED":
             job = run.registry.advance(job.id, "AUDITED", detail={"verdict": verdict})
+        elif job.detail["verdict"] != verdict:  # it waited for its certificate, or a run was killed before its end
+            run.registry.note(job.id, {"verdict": verdict})
         if verdict["verdict"] != "PASS":
             raise AuditError(verdict["words"])
         told, seen = _answers(job, trained)

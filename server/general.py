@@ -19,6 +19,7 @@ import torch
 
 from server.corpus import Corpus, NothingToLearnError, open_corpus, segments_of
 from server.crops import Rows
+from server.history_check import refuse_contradicted
 from server.learning import Tell, fit_general
 from server.registry import GENERAL, Registry
 from server.rows import Role
@@ -75,7 +76,11 @@ def train_while_consented(
         settings: what to train and which public segments go with it.
         tell: told epochs done and in all.
         withdrawals: how often public records had been withdrawn before the choice of records.
+
+    Raises:
+        DamagedError: what the registry says of consent is not what its history says.
     """
+    refuse_contradicted(registry)
     looked = time.monotonic()
 
     def watch() -> None:

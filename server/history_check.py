@@ -20,7 +20,7 @@ from server.ledger import Entry, Finding, Head, head_of
 from server.registry import Registry
 from server.rows import HOSPITAL, ConsentEvent, Job
 from server.workspace import Workspace
-from shared.errors import AuditError, DataError
+from shared.errors import AuditError, DamagedError, DataError
 
 
 def check(workspace: Workspace, registry: Registry, *, head: Head | None) -> tuple[list[Entry], list[Finding]]:
@@ -49,6 +49,20 @@ def check(workspace: Workspace, registry: Registry, *, head: Head | None) -> tup
         told = [*_contradictions(registry), *_altered_models(registry, entries)]
         findings += [Finding(last, "contradicted", words) for words in told]
     return entries, findings
+
+
+def refuse_contradicted(registry: Registry) -> None:
+    """See that consent and jobs stand as they came about, before anything is made of anybody's records.
+
+    Raises:
+        AuditError: an entry of the ledger was changed.
+        DamagedError: they do not.
+    """
+    if told := next(_contradictions(registry), None):
+        raise DamagedError(
+            f"the registry contradicts its own history: {told}; nothing was done. `lethe ledger verify` says all "
+            "that is wrong; restore the workspace from a backup, and withdraw again what was withdrawn since"
+        )
 
 
 def _witnesses(workspace: Workspace) -> Iterator[tuple[str, Head, str]]:

@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 from server import database, guards, history, schema
 from server.ledger import Entry, Finding, Head, head_of, verify
 from server.rows import DeviceRow, Kind, ModelRow, RunRow
-from shared.errors import LetheError, UsageError, WorkspaceError
+from shared.errors import DamagedError, LetheError, UsageError, WorkspaceError
+from shared.fields import shown
 
 Clock = Callable[[], str]
 
@@ -134,10 +135,20 @@ class Inventory:
             schema.note(connection, f"fact:{name}", json.dumps(fact))
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """Return a fact, or None when nobody kept it."""
+        """Return a fact, or None when nobody kept it.
+
+        Raises:
+            DamagedError: somebody put something else in its place.
+        """
         with self._reading() as connection:
             value = schema.fact(connection, f"fact:{name}")
-        return None if value is None else dict(json.loads(value))
+        try:
+            return None if value is None else dict(json.loads(value))
+        except (TypeError, ValueError):
+            raise DamagedError(
+                f"registry {self._database} is damaged: its fact {name!r} is {shown(value)}, expected JSON; it is left "
+                "as it is: restore it from a backup"
+            ) from None
 
     def add_model(
         self, digest: str, *, kind: Kind, parent: str | None, slot: int | None, lineage: Mapping[str, Any]

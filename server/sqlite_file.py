@@ -1,11 +1,13 @@
 """A registry in an SQLite file: how it is made, opened and checked, and what its errors mean."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from server import guards, schema
 from server.opening import mode
 from shared.errors import DamagedError, UnwritableError, WorkspaceError
+from shared.fields import shown
 from shared.files import flush_folder
 
 POLL_S = 0.008
@@ -48,7 +51,7 @@ class SQLiteFile:
 
     def engine(self) -> sa.Engine:
         """Return an engine on an existing file, with SQLite's safe settings and explicit transactions."""
-        made = sa.create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
+        made = sa.create_engine("sqlite://", creator=self._connect, poolclass=QueuePool, json_deserializer=self._json)
 
         @sa.event.listens_for(made, "begin")
         def begin(connection: sa.Connection) -> None:
@@ -71,6 +74,16 @@ class SQLiteFile:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
+    def _json(self, text: str) -> Any:
+        """Return what a field of JSON holds, which is never a bare number or text."""
+        try:
+            value = json.loads(text)
+        except (TypeError, ValueError):
+            value = None
+        if not isinstance(value, dict | list):
+            raise self._damaged(f"a field is {shown(text)}, expected JSON")
+        return value
+
     def version(self, opened: sa.Engine) -> str:
         """Return the version of a sound registry."""
         if not self.path.is_file():
@@ -79,15 +92,23 @@ class SQLiteFile:
                 "`lethe init --home NEW`"
             )
         with self.reading(opened) as connection:
-            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-            if damage != "ok":
-                raise self._damaged(str(damage))
+            self._refuse_damage(connection)
             if not sa.inspect(connection).has_table("meta"):
                 raise self._damaged("it has no table 'meta'")
             version = schema.fact(connection, "schema")
-        if version is None:
+        if not isinstance(version, str):  # SQLite keeps in a column of text what was put there
             raise self._damaged("it does not say which version it has")
         return version
+
+    def _refuse_damage(self, connection: sa.Connection) -> None:
+        """Compare tables with their indexes, too: a bit in a withdrawal makes it another one, or none."""
+        damage = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        if damage != "ok":
+            raise self._damaged(str(damage))
+        if lost := connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            raise self._damaged(f"a row of table {lost[0]} refers to none of {lost[2]}")
+        if self.path.stat().st_size % connection.exec_driver_sql("PRAGMA page_size").scalar_one():
+            raise self._damaged("its last page is cut off")
 
     @contextmanager
     def reading(self, opened: sa.Engine) -> Iterator[sa.Connection]:
