@@ -186,7 +186,7 @@ def checksums(text: str) -> dict[str, str]:
         name = name.strip().removeprefix("*")
         path = PurePosixPath(name)
         sound = len(digest) == 64 and set(digest.lower()) <= set("0123456789abcdef")
-        if not sound or not name or path.is_absolute() or ".." in path.parts or "\\" in name:
+        if not (sound and name and name.isprintable()) or path.is_absolute() or ".." in path.parts or "\\" in name:
             raise DataError(
                 f"line {number} of {CHECKSUMS} is {line[:80]!r}, expected a sha256 and a file within the folder; "
                 "fetch the list again"

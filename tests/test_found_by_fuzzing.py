@@ -18,7 +18,7 @@ from client.standing import Device, standing
 from server.workspace_settings import read_values
 from shared.errors import BundleError, DataError, UsageError
 from shared.model import ResNet34, load, to_bytes
-from shared.ptbxl import BadRecord, index, read_signal
+from shared.ptbxl import BadRecord, checksums, index, read_signal
 from shared.ptbxl import load as load_signals
 
 __all__ = ["device"]  # a fixture
@@ -147,3 +147,9 @@ def test_a_model_file_with_a_weight_that_is_no_number_is_refused(tmp_path: Path,
 
 def test_every_field_of_a_manifest_is_told() -> None:
     assert set(SAID) == set(asdict(bundle.Manifest(**asdict(ABOUT), issued="", valid_until="")))
+
+
+@pytest.mark.parametrize("name", ["\0", "a\x1b[2J", "a\u202eb"])
+def test_a_checksum_of_a_name_that_no_file_has_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="expected a sha256 and a file within the folder"):
+        checksums(f"{'0' * 64}  {name}\n")
