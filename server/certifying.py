@@ -103,7 +103,7 @@ def _judge(run: Run, one: Withdrawal, told: UnlearnReply, looked: Looked, looks:
         one.verdict = verdict
         if one.job.state != "AUDITED":
             one.job = run.registry.advance(one.job.id, "AUDITED", detail={"verdict": verdict})
-        elif one.job.detail["verdict"] != verdict:  # it waited for its certificate, and another model is in use now
+        elif one.job.detail.get("verdict") != verdict:  # it waited for its certificate, and another model is in use now
             run.registry.note(one.job.id, {"verdict": verdict})
         if verdict["verdict"] != "PASS":
             raise AuditError(verdict["words"])

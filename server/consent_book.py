@@ -15,7 +15,7 @@ from server import consent, schema
 from server.job_book import JobBook, jobs_of
 from server.keys import signer
 from server.people import patient_of, patients_of, records_of
-from server.revocation import only_word, revoke
+from server.revocation import listed, only_word, revoke
 from server.rows import Enrolment, Job, Patient
 from shared.errors import READ_ONLY, UnwritableError, WorkspaceError
 from shared.notice import FOLDER, Notice
@@ -124,19 +124,23 @@ class ConsentBook(JobBook):
             with self._writing() as connection:
                 who = patient_of(connection, patient)
                 again = consent.give_again(connection, who, named=records, source=source, at=self._clock())
-                gone, serial = _withdrawn(connection, who.id), _serial(connection, who.id)
+                held = records_of(connection, schema.records.c.patient == who.id)
+                given = [row.id for row in held if not row.withdrawn and (records is None or row.id in records)]
+                gone, serial = [row.id for row in held if row.withdrawn], _serial(connection, who.id)
                 if again and slot is not None:
                     signer(self._home / "keys")
             if slot is not None:
-                self._take_back_word(slot, gone, serial)
+                self._take_back_word(slot, given, gone, serial)
         return again
 
-    def _take_back_word(self, slot: int, gone: Sequence[str], serial: int) -> None:
+    def _take_back_word(self, slot: int, given: Sequence[str], gone: Sequence[str], serial: int) -> None:
+        """Lift the word about records that may be used, and sign the list anew where it names one."""
+        named = listed(self._home, slot)
         notice = Notice(self._home / FOLDER / str(slot))
-        if lifted := notice.records().difference(gone):
+        if not (named | notice.records()).isdisjoint(given):
             try:
                 revoke(self._home, slot, gone, serial=serial, key_folder=self._home / "keys")
-                notice.lift(lifted)  # last: it needs neither a key nor room
+                notice.lift(given)  # last: it needs neither a key nor room
             except OSError as error:
                 raise WorkspaceError(
                     f"consent is given, and the word left for device {slot} cannot be taken back: "

@@ -86,7 +86,7 @@ def _close(run: Run, job: Job, trained: Trained) -> Ending:
     try:
         if job.state != "AUDITED":
             job = run.registry.advance(job.id, "AUDITED", detail={"verdict": verdict})
-        elif job.detail["verdict"] != verdict:  # it waited for its certificate, or a run was killed before its end
+        elif job.detail.get("verdict") != verdict:  # it waited for its certificate, or a run was killed before its end
             run.registry.note(job.id, {"verdict": verdict})
         if verdict["verdict"] != "PASS":
             raise AuditError(verdict["words"])

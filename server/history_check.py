@@ -54,11 +54,16 @@ def check(workspace: Workspace, registry: Registry, *, head: Head | None) -> tup
 def refuse_contradicted(registry: Registry) -> None:
     """See that consent and jobs stand as they came about, before anything is made of anybody's records.
 
+    Others may write meanwhile, and each table is read by itself: where the history has grown, it is looked at again.
+
     Raises:
         AuditError: an entry of the ledger was changed.
         DamagedError: they do not.
     """
-    if told := next(_contradictions(registry), None):
+    head, told = registry.ledger_head(), next(_contradictions(registry), None)
+    while told is not None and head != (head := registry.ledger_head()):
+        told = next(_contradictions(registry), None)
+    if told is not None:
         raise DamagedError(
             f"the registry contradicts its own history: {told}; nothing was done. `lethe ledger verify` says all "
             "that is wrong; restore the workspace from a backup, and withdraw again what was withdrawn since"
@@ -141,8 +146,8 @@ def _altered_jobs(registry: Registry, held: Mapping[str, set[str]]) -> Iterator[
             yield f"job {job.id} is {job.state} in the table and {last.state} in the history"
         if first.at != job.requested_at:
             yield f"job {job.id} was asked for at {job.requested_at} in the table and at {first.at} in the history"
-        if job.slot != worn[job.patient]:
-            yield f"job {job.id} is of device {job.slot} in the table, and its patient's is {worn[job.patient]}"
+        if job.slot != worn.get(job.patient):
+            yield f"job {job.id} is of device {job.slot} in the table, and its patient's is {worn.get(job.patient)}"
     for event in events:
         if event.kind != "withdrawn":
             continue

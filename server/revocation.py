@@ -3,6 +3,7 @@
 What it means for the device is in `shared/revocation.py`.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from securesystemslib.dsse import Envelope
 
 from server import keys
 from shared.files import write_atomically
-from shared.revocation import KIND, Revocation, list_path
+from shared.revocation import KIND, Revocation, list_path, of_content
 
 
 @contextmanager
@@ -50,6 +51,15 @@ def revoke(home: Path, slot: int, records: Iterable[str], *, serial: int, key_fo
     write_atomically(path, _canonical(envelope.to_dict()) + b"\n")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     os.utime(path, (today, today))  # as with the word: the minute would lead to the ledger
+
+
+def listed(home: Path, slot: int) -> frozenset[str]:
+    """Return the records that a device's list names; none where there is no list that can be read."""
+    try:
+        payload = json.loads(list_path(home, slot).read_bytes())["payload"]
+        return of_content(json.loads(base64.b64decode(payload))).records
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return frozenset()
 
 
 def public_keys(key_folder: Path) -> str:

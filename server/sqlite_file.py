@@ -107,6 +107,9 @@ class SQLiteFile:
             raise self._damaged(str(damage))
         if lost := connection.exec_driver_sql("PRAGMA foreign_key_check").first():
             raise self._damaged(f"a row of table {lost[0]} refers to none of {lost[2]}")
+        log = self.path.with_name(f"{self.path.name}-wal")  # while there is one, the file is not all there is
+        if log.exists() and log.stat().st_size:
+            return
         if self.path.stat().st_size % connection.exec_driver_sql("PRAGMA page_size").scalar_one():
             raise self._damaged("its last page is cut off")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from server import certifying, looks, phases, roll_call
 from server.general import sound_packages
-from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job, is_final
+from server.rows import DUE, HOSPITAL, UNFORGOTTEN, DeviceRow, Job, is_final
 from server.run import Run, Withdrawal
 from shared.messages import UNLEARN, UnlearnReply
 from shared.version import code_version
@@ -96,8 +96,8 @@ def _enter(run: Run, job: Job, reply: UnlearnReply) -> UnlearnReply:
     told = reply
     if job.detail.get("acknowledged_at") != reply.unlearned_at:
         _enter_model(run, job, reply)
-    elif row := next((row for row in run.registry.devices() if row.slot == job.slot), None):
-        told = replace(reply, general=row.general or "", after=row.personal or "", bundle=row.bundle or "")
+    elif (row := _row(run, job.slot)) and row.personal:
+        told = replace(reply, general=row.general or "", after=row.personal, bundle=row.bundle or "")
     detail = {
         "before": reply.before,
         "after": reply.after,
@@ -115,9 +115,25 @@ def _enter(run: Run, job: Job, reply: UnlearnReply) -> UnlearnReply:
     return told
 
 
+def _row(run: Run, slot: int) -> DeviceRow | None:
+    return next((row for row in run.registry.devices() if row.slot == slot), None)
+
+
 def _enter_model(run: Run, job: Job, reply: UnlearnReply) -> None:
-    """Enter the model that a device now has in use, and what it is made of."""
+    """Enter the model that a device now has in use, and what it is made of; or that it has none any more."""
     if not reply.after:
+        if row := _row(run, job.slot):
+            run.registry.record_device(
+                job.slot,
+                patient=job.patient,
+                general=row.general,  # it may have that one's package still
+                personal=None,
+                bundle=None,
+                accepted=False,
+                own=None,
+                others=None,
+                seconds=0.0,
+            )
         return
     if reply.after != reply.general:
         lineage = {"method": reply.served, "job": job.id, "code": code_version()}

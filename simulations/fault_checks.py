@@ -133,7 +133,7 @@ def devices_are_whole(home: Path) -> list[str]:
     """Return what is wrong with the devices: files that differ from their state, and the state from the registry."""
     workspace, found = Workspace.open(home), []
     with Registry.open(workspace.registry_path) as registry:
-        told = {row.slot: row.personal for row in registry.devices()}
+        told = {row.slot: row.personal or "" for row in registry.devices()}
     for folder in sorted(workspace.devices.iterdir()):
         store = Store(folder)
         if not store.whole:

@@ -8,6 +8,7 @@ import pytest
 from databases import by_hand
 from enrolled import digests, enrol
 
+from server.history_check import refuse_contradicted
 from server.registry import Registry
 from shared.errors import DamagedError, LetheError, WorkspaceError
 from shared.notice import FOLDER, Notice
@@ -113,6 +114,21 @@ def test_nothing_is_made_where_consent_contradicts_its_history(fleet, role):
     assert len(fleet.grid.sent) == sent
 
 
+def test_who_withdraws_while_the_history_is_compared_contradicts_nothing(fleet, monkeypatch):
+    patient, real, calls = fleet.with_several_records(), Registry.records, []
+
+    def records(self, *asked, **named):
+        found = real(self, *asked, **named)
+        calls.append(len(found))
+        if len(calls) == 1:  # between the tables and the history
+            self.withdraw(patient.id)
+        return found
+
+    monkeypatch.setattr(Registry, "records", records)
+    refuse_contradicted(fleet.registry)
+    assert len(calls) == 2
+
+
 # Consent that is given again, and its word
 
 
@@ -188,3 +204,20 @@ def test_word_that_cannot_be_taken_back_is_told_and_the_command_again_does_it(fo
     assert gone(fleet.registry) == set()
     assert fleet.registry.consent_again(patient.id) == []
     assert Notice(fleet.workspace.home / FOLDER / str(patient.slot)).records() == frozenset()
+
+
+def test_a_list_that_still_names_a_record_is_signed_anew_where_no_word_is_left(forgotten):
+    fleet, patient, record = forgotten
+    notice = fleet.workspace.home / FOLDER / str(patient.slot)
+    notice.unlink()
+    assert fleet.registry.consent_again(patient.id) == [record]
+    assert signed(fleet, patient.slot)["records"] == []
+
+
+def test_word_that_nobody_can_read_is_told_and_not_passed_over(forgotten):
+    fleet, patient, record = forgotten
+    notice = fleet.workspace.home / FOLDER / str(patient.slot)
+    notice.unlink()
+    notice.mkdir()
+    with pytest.raises(WorkspaceError, match="consent is given, and the word left"):
+        fleet.registry.consent_again(patient.id, records=[record])

@@ -6,11 +6,13 @@ from local_grid import FIRST_NODE
 from test_auditing import now
 from test_lying_devices import lying
 
+from client.store import Change, State
 from server import evidence
 from server.auditor import look
 from server.looks import Looks
 from server.registry import DUE
 from shared.audit_messages import VERIFY
+from shared.unlearning import METHODS
 
 
 def certified(fleet, job):
@@ -73,6 +75,28 @@ def test_without_a_key_a_job_waits_though_the_device_is_personalised_meanwhile(f
     assert fleet.registry.jobs(DUE) == []
     assert now(fleet, job).detail["verdict"]["method"] == certified(fleet, job).method.name
     assert certified(fleet, job).lineage.after == fleet.store(wearer).state.model
+
+
+def test_a_device_that_has_no_model_any_more_is_certified_once_there_is_a_key(fleet, monkeypatch):
+    wearer = fleet.with_several_records()
+    (job,) = fleet.registry.withdraw(wearer.id)
+    key = fleet.workspace.keys / "signing.pem"
+    aside = key.rename(key.with_name("aside"))
+
+    def fails(*_):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "exact", fails)
+        patch.setattr("client.forgetting._without_training", lambda *_: Change(State()))
+        fleet.run()
+    assert now(fleet, job).state == "AUDITED"
+    assert fleet.store(wearer).state.model == ""
+    aside.rename(key)
+    fleet.run()
+    assert now(fleet, job).state == "CERTIFIED"
+    row = next(row for row in fleet.registry.devices() if row.slot == job.slot)
+    assert (row.personal, row.accepted) == (None, False)
 
 
 def test_a_second_look_has_four_times_the_copies_of_the_first_whatever_is_set_now(fleet):
