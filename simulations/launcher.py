@@ -19,6 +19,7 @@ import psutil
 
 from server.workspace import Workspace
 from shared.errors import AuditError, ConsentError, DataError, LetheError, RunError, UsageError
+from shared.files import write_atomically
 from shared.interrupts import signals_interrupt
 from shared.machine import cores
 from shared.settings import Settings
@@ -58,7 +59,7 @@ def launch(workspace: Workspace, settings: Settings, *, slots: int, on_state: Ca
         with _only_one(workspace), signals_interrupt(), _superlink_of(workspace) as link:
             devices = slots if link.online is None else link.online
             write_config(config, {"home": str(workspace.home), "run": name, "devices": devices, **settings.flat()})
-            state.write_text("{}")  # there is room to tell, in this file, that there is no room left
+            write_atomically(state, b"{}")  # there is room to tell, in this file, that there is no room left
             with _stopped(link, _submit(link, config, slots=slots)) as run_id:
                 _follow(link, run_id, state, on_state)
     finally:
