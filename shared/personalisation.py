@@ -148,12 +148,18 @@ def _any_inside(layer: str, parameters: Iterable[str]) -> bool:
 
 
 def tune(
-    model: ResNet34, parts: Sequence[Examples], settings: Personalisation, *, epochs: int, frozen: Frozen
-) -> ResNet34:
-    """Train `model` in place on all parts, in the layers and at the rate of the profile, and return it.
+    model: ResNet34,
+    parts: Sequence[Examples],
+    settings: Personalisation,
+    *,
+    epochs: int,
+    frozen: Frozen,
+    after_epoch: Callable[[ResNet34], None],
+) -> None:
+    """Train `model` in place on all parts, in the layers and at the rate of the profile.
 
     An epoch sees every one of N segments once, in a new order: `epochs` x ceil(N / batch_size) steps. `frozen` are
-    the general model's frozen layers, which `model` has in common with it.
+    the general model's frozen layers, which `model` has in common with it. `after_epoch` is given the model as it is.
     """
     seen = frozen.see(*parts)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -164,7 +170,11 @@ def tune(
         rows = batches[step]
         return task_loss(trained(seen.features[rows]), seen.labels[rows], model.task)
 
-    return _descend(model, settings, loss, steps=len(batches))
+    def look(step: int, _: float) -> None:
+        if (step + 1) % (len(batches) // epochs) == 0:
+            after_epoch(model)
+
+    _descend(model, settings, loss, steps=len(batches), after_step=look)
 
 
 @dataclass(frozen=True)
@@ -213,7 +223,12 @@ def _learn(
 
 
 def _descend(
-    model: ResNet34, settings: Personalisation, loss: Callable[[Layers, int], Tensor], *, steps: int
+    model: ResNet34,
+    settings: Personalisation,
+    loss: Callable[[Layers, int], Tensor],
+    *,
+    steps: int,
+    after_step: Callable[[int, float], None] | None = None,
 ) -> ResNet34:
     """Train the layers of the profile in place; `loss` is told them and the step.
 
@@ -227,6 +242,7 @@ def _descend(
         steps=steps,
         learning_rate=part.learning_rate,
         weight_decay=0.0,
+        after_step=after_step,
     )
     return model
 

@@ -85,7 +85,7 @@ class Unlearning:
     """What happens when a patient withdraws."""
 
     methods: str = "finetune,exact"  # the ladder: all are measured from one checkpoint, the first that passes is served
-    epochs: int = 4  # of a method that trains, each over the whole retain set; the paper's fine-tuning takes them all
+    epochs: int = 4  # of a method that trains, each over the whole retain set; validation data say which is kept
     generator_groups: int = (
         4000  # of zero-shot transfer at most, as published: a generator step and ten student steps each
     )

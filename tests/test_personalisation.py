@@ -3,6 +3,7 @@
 import copy
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from toy_world import tail_of
 
 from shared import personalisation
-from shared.model import model_digest, to_bytes
+from shared.model import ResNet34, model_digest, to_bytes
 from shared.package import Public
 from shared.personalisation import Frozen, accuracy, between, distillation, held_out_mask, personalise, tune
 from shared.settings import Personalisation
@@ -54,6 +55,14 @@ def test_the_same_segments_give_the_same_bytes(general, public, own):
     assert to_bytes(personalise(general, own, public, SETTINGS).model) == to_bytes(first)
 
 
+def tuned(model: ResNet34, *what: Any, **how: Any) -> list[ResNet34]:
+    """The model after each epoch of tuning a copy."""
+    model, made = copy.deepcopy(model), []
+    tune(model, *what, **how, after_epoch=lambda each: made.append(copy.deepcopy(each)))
+    assert to_bytes(made[-1]) == to_bytes(model)
+    return made
+
+
 @pytest.mark.parametrize("profile", ["default", "paper"])
 def test_copies_that_share_their_frozen_layers_are_those_that_do_not(general, public, own, profile):
     settings = replace(SETTINGS, profile=profile, batch_size=3)
@@ -64,8 +73,8 @@ def test_copies_that_share_their_frozen_layers_are_those_that_do_not(general, pu
         shared = personalise(general, segments, public, seeded, frozen=frozen).model
         assert to_bytes(shared) == to_bytes(alone)
         parts = [segments, public.anchor]
-        again = tune(copy.deepcopy(alone), parts, seeded, epochs=1, frozen=Frozen(general, public, seeded))
-        assert to_bytes(tune(copy.deepcopy(alone), parts, seeded, epochs=1, frozen=frozen)) == to_bytes(again)
+        again = tuned(alone, parts, seeded, epochs=1, frozen=Frozen(general, public, seeded))
+        assert to_bytes(tuned(alone, parts, seeded, epochs=1, frozen=frozen)[-1]) == to_bytes(again[-1])
 
 
 def test_frozen_layers_see_a_patient_s_segments_once_and_the_public_ones_never(general, public, own, monkeypatch):
@@ -178,7 +187,8 @@ def test_an_epoch_of_tuning_sees_every_segment_once(general, public, own, epochs
 
     frozen, settings = Frozen(general, public, SETTINGS), replace(SETTINGS, batch_size=batch_size)
     monkeypatch.setattr(personalisation, "tail_as_products", watched)
-    tune(copy.deepcopy(general), [own], settings, epochs=epochs, frozen=frozen)
+    models = tuned(general, [own], settings, epochs=epochs, frozen=frozen)
+    assert len({to_bytes(model) for model in models}) == epochs
     assert len(seen) == epochs * -(-len(own) // batch_size)
     expected = sorted(apply(general.trunk, own.segments).flatten(1).sum(1).tolist())
     rows = torch.cat(seen).flatten(1).sum(1).split(len(own))
@@ -190,8 +200,9 @@ def test_an_epoch_of_tuning_sees_every_segment_once(general, public, own, epochs
 
 def test_tuning_on_nothing_changes_nothing(general, public):
     frozen = Frozen(general, public, SETTINGS)
-    tuned = tune(copy.deepcopy(general), [Examples.empty()], SETTINGS, epochs=2, frozen=frozen)
-    assert to_bytes(tuned) == to_bytes(general)
+    model = copy.deepcopy(general)
+    tune(model, [Examples.empty()], SETTINGS, epochs=2, frozen=frozen, after_epoch=lambda _: pytest.fail("an epoch"))
+    assert to_bytes(model) == to_bytes(general)
 
 
 def test_a_copy_has_trained_layers_of_its_own_and_shares_the_frozen_ones(general, public, own):

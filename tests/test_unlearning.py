@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from shared.model import to_bytes
+from shared.model import ResNet34, to_bytes
 from shared.personalisation import Frozen, personalise, tune
 from shared.settings import Personalisation, Unlearning
-from shared.training import Examples
+from shared.training import Examples, task_loss
 from shared.unlearning import EXACT, METHODS, parse_methods
 from shared.unlearning.case import Case
 
@@ -54,15 +54,45 @@ def test_no_method_changes_what_it_is_given_and_all_are_repeatable(case, method,
     assert torch.equal(after[3], before[3])
 
 
-def test_finetune_continues_from_the_personal_model_on_the_retain_set(case):
-    parts = [case.retain, case.public.anchor]
-    expected = tune(copy.deepcopy(case.personal), parts, SETTINGS, epochs=2, frozen=case.frozen)
-    assert to_bytes(METHODS["finetune"](case)) == to_bytes(expected)
+def epochs_of(case: Case) -> list[tuple[bytes, float]]:
+    """The model after each epoch of fine-tuning on what is retained, and its loss on others' validation segments."""
+    model, gate, made = copy.deepcopy(case.personal), case.public.gate, []
+
+    def look(model: ResNet34) -> None:
+        with torch.no_grad():
+            made.append((to_bytes(model), task_loss(model(gate.segments), gate.labels, "single").item()))
+
+    parts, epochs = [case.retain, case.public.anchor], case.unlearning.epochs
+    tune(model, parts, case.personalisation, epochs=epochs, frozen=case.frozen, after_epoch=look)
+    assert made[-1][0] == to_bytes(model)
+    return made
 
 
-def test_finetune_goes_on_for_the_epochs_it_is_told(case):
-    one, two = (METHODS["finetune"](replace(case, unlearning=Unlearning(epochs=n))) for n in (1, 2))
-    assert len({to_bytes(case.personal), to_bytes(one), to_bytes(two)}) == 3
+@pytest.mark.parametrize("anchored", [False, True])
+def test_finetune_continues_on_the_retain_set_and_keeps_the_epoch_by_which_others_lose_least(case, anchored):
+    """Without an anchor nothing holds the model to others, and the first epoch is the best of them."""
+    if not anchored:
+        nothing, features = Examples.empty(), case.public.anchor_features[:0]
+        case = replace(case, public=replace(case.public, anchor=nothing, anchor_features=features))
+    case = replace(case, personalisation=replace(SETTINGS, learning_rate=1e-3, batch_size=4))
+    made = epochs_of(case)
+    losses = [loss for _, loss in made]
+    assert losses.index(min(losses)) == (1 if anchored else 0)
+    assert to_bytes(METHODS["finetune"](case)) == min(made, key=lambda each: each[1])[0]
+
+
+def test_finetune_without_others_takes_its_epochs_to_the_end(case):
+    gate = replace(case.public, gate=Examples.empty(), gate_features=case.public.gate_features[:0])
+    alone = replace(case, public=gate, frozen=Frozen(case.general, gate, SETTINGS))
+    assert to_bytes(METHODS["finetune"](alone)) == epochs_of(case)[-1][0]
+
+
+def test_finetune_is_never_the_personal_model_as_it_was_though_others_lose_by_every_epoch(case):
+    case = replace(case, personalisation=replace(SETTINGS, learning_rate=1e-1))
+    with torch.no_grad():
+        before = task_loss(case.personal(case.public.gate.segments), case.public.gate.labels, "single").item()
+    assert all(loss > before for _, loss in epochs_of(case))
+    assert to_bytes(METHODS["finetune"](case)) != to_bytes(case.personal)
 
 
 def test_finetune_never_sees_the_forgotten_segments(case):

@@ -74,17 +74,18 @@ class Best:
     """
 
     def __init__(self, state: Mapping[str, Tensor], score: float) -> None:
-        """Begin with what is to be had without doing anything."""
+        """Begin with what is to be had without doing anything; of models to come, these tensors alone are kept."""
         self._state, self.score = _cloned(state), score
 
     def offer(self, model: ResNet34, score: float) -> None:
         """Keep what `model` is now if it scores lower."""
         if score < self.score:
-            self._state, self.score = _cloned(model.state_dict()), score
+            now = model.state_dict()
+            self._state, self.score = _cloned({name: now[name] for name in self._state}), score
 
     def settle(self, model: ResNet34) -> ResNet34:
         """Make `model` what scored lowest, in evaluation mode, and return it."""
-        model.load_state_dict(dict(self._state))
+        model.load_state_dict(dict(self._state), strict=False)
         return model.eval()
 
 
