@@ -20,13 +20,12 @@ from server.holdings import Held, public_files
 from server.registry import GENERAL
 from server.rows import DUE, HOSPITAL, UNFORGOTTEN, Job
 from server.run import Run
-from server.verdicts import COPIES, LINEAGE, RECORDS, SERVED, SLICED, Bytes, Check
+from server.verdicts import COPIES, LINEAGE, RECORDS, SERVED, Bytes, Check
 from shared.audit_messages import VerifyReply
 from shared.errors import AuditError, WorkspaceError
 from shared.messages import ErasedFile, UnlearnReply
 from shared.package import Package
 
-RETRAINED = "exact"
 UNMEASURED = "the general model was trained again without the records: no copies were compared"
 
 
@@ -46,7 +45,7 @@ def dispatch(run: Run) -> None:
         known = {str(path.relative_to(home)): size for one in held for path, size in one.files.items()}
         in_use = str((run.registry.recall(GENERAL) or {}).get("digest", ""))
         detail: dict[str, Any] = {
-            "method": RETRAINED if run.settings.general.slices == 1 else SLICED,
+            "method": run.settings.general.unlearning,
             "before": job.detail.get("before", in_use),
             "held": {**job.detail.get("held", {}), **known},
         }

@@ -156,7 +156,7 @@ def train_general(
 
 def _fitted(corpus: Corpus, settings: General, slices: Path, *, tell: Tell) -> tuple[ResNet34, list[dict[str, float]]]:
     """Train one network at once, or slice by slice, keeping it after each in the folder `slices`."""
-    if settings.slices == 1:
+    if settings.unlearning == "exact":
         shutil.rmtree(slices, ignore_errors=True)
         return fit_general(corpus, settings, tell=tell)
     made = train_sharded(corpus, settings, Sharding(1, settings.slices, settings.seed), folder=slices, tell=tell)

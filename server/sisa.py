@@ -3,7 +3,7 @@
 L. Bourtoule et al., "Machine Unlearning", IEEE S&P 2021: sharded, isolated, sliced and aggregated training. Every
 patient of the corpus belongs to one shard, and in it to one slice. A shard's network learns its first slice, then goes
 on with its first two, and so on; it is kept as it was after each. The model's answer is the mean of its networks'.
-A personal copy descends from one network, so that runs train one shard (`general.slices`); more are for comparison.
+A personal copy descends from one network, so that runs train one shard (`general.unlearning`); more are for comparison.
 
 Needs: the corpus without the patient. Guarantee: exact; what is kept afterwards is, bit for bit on one CPU, what
 training without the patient makes. Cost beside retraining everything: with S shards and R slices, on average
@@ -47,7 +47,7 @@ class Sharding:
     """
 
     shards: int = 4
-    slices: int = 3
+    slices: int = General.slices
     seed: int = 0
 
     def __post_init__(self) -> None:

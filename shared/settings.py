@@ -15,6 +15,7 @@ from shared.unlearning import parse_methods
 
 Task = Literal["single", "multi"]
 Profile = Literal["default", "paper"]
+Removal = Literal["exact", "sisa"]
 Value = bool | int | float | str
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -56,9 +57,8 @@ class General:
     dropout: float = 0.3  # in front of the head, in training
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
-    slices: int = (
-        1  # of patients, learnt one after another and kept after each (`server/sisa.py`): cheaper to remove one
-    )
+    unlearning: Removal = "exact"  # of a corpus patient: trained again, or `sisa`, from the patient's slice on
+    slices: int = 3  # of patients, for `sisa`: learnt one after another, the model kept after each (`server/sisa.py`)
     seed: int = 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shared.settings import Unlearning
 from simulations.paper_models import UNLEARNED
 from simulations.paper_results import ANY, Estimate, Share
 from simulations.paper_words import counted, paragraph
@@ -144,6 +145,8 @@ def about(result: Mapping[str, Any]) -> list[str]:
         "and most of the seeds' means]",
         "personal: the whole network fine-tuned on the patient's segments, as in the paper; S is all of them, so "
         "that retraining without S gives the general model",
+        f"unlearned, fine-tuning: on public segments of the corpus; of {Unlearning.epochs} epochs the one after which "
+        "its validation segments' loss is least",
         "never used, matched: ten segments of a never-used patient, of the wearer's superclass for "
         f"{result['matched']} of {result['patients']} wearers and of another where none was left",
         "test data: three segments of every never-used patient; the paper does not say on which data it measured",

@@ -164,7 +164,7 @@ def test_a_damaged_file_that_may_hold_the_record_is_a_reason_not_to_certify(flee
 
 
 def test_slices_are_named_as_the_method(fleet):
-    sliced = TINY.with_values({"general.slices": 2})
+    sliced = TINY.with_values({"general.unlearning": "sisa", "general.slices": 2})
     fleet.run(sliced)
     fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
     (row,) = result_of(fleet, fleet.run(sliced))["public_withdrawals"]

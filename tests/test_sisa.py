@@ -164,7 +164,7 @@ def test_epochs_are_told_and_curves_counted_through_all_slices(corpus, tmp_path)
 # In a run
 
 
-SLICED = TINY.with_values({"general.slices": 3, "general.epochs": 2, "general.max_segments": 600})
+SLICED = TINY.with_values({"general.unlearning": "sisa", "general.epochs": 2, "general.max_segments": 600})
 
 
 def train(fleet, settings=SLICED):
@@ -193,7 +193,7 @@ def test_a_run_keeps_one_network_and_a_corpus_patient_costs_the_slices_from_thei
 
 def test_what_is_trained_at_once_keeps_no_slices(fleet):
     train(fleet)
-    assert train(fleet, SLICED.with_values({"general.slices": 1})).digest
+    assert train(fleet, SLICED.with_values({"general.unlearning": "exact"})).digest
     assert not fleet.workspace.slices.exists()
 
 

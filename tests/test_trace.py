@@ -82,7 +82,9 @@ def test_one_record_that_goes_leaves_the_others_where_they_are(fleet, traced):
     assert all(gone not in records for records in device.values())
 
 
-SLICED = TINY.with_values({"general.slices": 2, "general.epochs": 2, "general.max_segments": 300})
+SLICED = TINY.with_values(
+    {"general.unlearning": "sisa", "general.slices": 2, "general.epochs": 2, "general.max_segments": 300}
+)
 
 
 def train(fleet):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.errors import UsageError
 from shared.model import ResNet34, to_bytes
 from shared.personalisation import Frozen, personalise, tune
-from shared.settings import Personalisation, Unlearning
+from shared.settings import Personalisation, Settings, Unlearning
 from shared.training import Examples, task_loss
 from shared.unlearning import EXACT, METHODS, parse_methods
 from shared.unlearning.case import Case
@@ -108,5 +108,11 @@ def test_a_ladder_has_every_method_once_in_its_order_and_ends_with_exact(names, 
 
 @pytest.mark.parametrize("names", ["", ",", "hope", "exact,hope", "Exact"])
 def test_an_unknown_method_is_refused_with_those_that_exist(names):
-    with pytest.raises(UsageError, match="expected names of bad-teacher, deepclean, exact, finetune"):
+    with pytest.raises(UsageError, match=r"expected names of bad-teacher, deepclean, exact, finetune.*, ssd$"):
         parse_methods(names)
+
+
+def test_sisa_among_methods_for_personal_models_is_refused_with_where_it_is_chosen():
+    with pytest.raises(UsageError, match=r"sisa is for the general model: general\.unlearning=sisa$"):
+        parse_methods("finetune,sisa")
+    assert Settings().with_values({"general.unlearning": "sisa"}).general.unlearning == "sisa"

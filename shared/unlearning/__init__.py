@@ -75,5 +75,6 @@ def parse_methods(names: str, *, option: str = "unlearning.methods") -> tuple[st
     methods = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise UsageError(f"{option} is {names!r}, expected names of {', '.join(METHODS)}")
+        hint = "; sisa is for the general model: general.unlearning=sisa" if "sisa" in unknown else ""
+        raise UsageError(f"{option} is {names!r}, expected names of {', '.join(METHODS)}{hint}")
     return (*dict.fromkeys(name for name in methods if name not in EXACT), "exact")

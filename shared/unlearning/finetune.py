@@ -2,7 +2,7 @@
 
 Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set, what the
 patient keeps and the corpus's share, for which the anchor stands; others' validation segments. Guarantee: none.
-Cost: so many steps as the epochs over the retain set have, and a look at others after each; .4 of a personalisation at
+Cost: so many steps as the epochs over the retain set have, and a look at others after each; .6 of a personalisation at
 width 16 (measured).
 """
 
