@@ -50,7 +50,7 @@ def dispatch(run: Run) -> None:
             "held": {**job.detail.get("held", {}), **known},
         }
         if job.state == "DISPATCHED":
-            if detail["held"] != job.detail.get("held"):
+            if detail != {key: job.detail.get(key) for key in detail}:  # more is held, or another method is chosen now
                 run.registry.note(job.id, detail)
         else:
             run.registry.advance(job.id, "DISPATCHED", detail=detail)

@@ -75,14 +75,18 @@ class JobBook(Inventory):
             return job_of(connection, job_id)
 
     def note(self, job_id: str, detail: Mapping[str, Any]) -> None:
-        """Enter what was learnt of a job that stays where it is.
+        """Enter what was learnt of a job that stays where it is; "method" becomes the job's method.
 
         Raises:
             UsageError: there is no such job.
         """
         with self._writing() as connection:
             job, now = job_of(connection, job_id), self._clock()
-            values = {"updated_at": now, "detail": {**job.detail, **detail}}
+            values = {
+                "updated_at": now,
+                "method": detail.get("method", job.method),
+                "detail": {**job.detail, **detail},
+            }
             history.enter_step(connection, job, job.state, detail, at=now)
             connection.execute(sa.update(schema.jobs).where(schema.jobs.c.id == job_id).values(values))
 

@@ -8,13 +8,15 @@ from fleet import TINY, Fleet
 from local_grid import LocalGrid
 
 from client.app import app as client_app
+from server import corpus_jobs
+from server.corpus_jobs import dispatch
 from server.evidence import read, read_payload
 from server.forgotten import unname
 from server.history_check import check
 from server.holdings import public_files
 from server.rows import HOSPITAL, Patient
 from server.verification import verify
-from shared.errors import ConsentError
+from shared.errors import ConsentError, RunError
 from simulations.summary import closing
 
 
@@ -171,6 +173,28 @@ def test_slices_are_named_as_the_method(fleet):
     assert row["method"] == "sisa"
     assert accepted(fleet, row["certificate"])
     assert statement_of(fleet, row["certificate"])[1].predicate.method.name == "sisa"
+
+
+@pytest.mark.parametrize(("first", "then"), [("sisa", "exact"), ("exact", "sisa")])
+def test_the_method_named_is_that_of_the_run_that_trained_though_an_earlier_one_had_begun(
+    fleet, monkeypatch, first, then
+):
+    runs = {name: TINY.with_values({"general.unlearning": name}) for name in (first, then)}
+    fleet.run(runs[first])
+    fleet.registry.withdraw(fleet.registry.patients("corpus")[0].id)
+
+    def killed(run):
+        dispatch(run)
+        raise RunError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus_jobs, "dispatch", killed)
+        with pytest.raises(RunError, match="killed"):
+            fleet.run(runs[first])
+    assert [job.method for job in fleet.registry.jobs()] == [first]
+    (row,) = result_of(fleet, fleet.run(runs[then]))["public_withdrawals"]
+    assert (row["method"], row["state"]) == (then, "CERTIFIED")
+    assert fleet.workspace.slices.exists() == (then == "sisa")
 
 
 def test_consent_is_given_again_once_it_is_certified_and_the_old_model_comes_back(fleet):
