@@ -58,7 +58,7 @@ class General:
     max_segments: int = 0  # train on at most this many crops in all; 0 means no limit
     validation: float = 0.1  # share of the corpus's patients
     unlearning: Removal = "exact"  # of a corpus patient: trained again, or `sisa`, from the patient's slice on
-    slices: int = 3  # of patients, for `sisa`: learnt one after another, the model kept after each (`server/sisa.py`)
+    slices: int = 3  # of patients, for `sisa`: learnt one after another, for an epoch each at least (`server/sisa.py`)
     seed: int = 0
 
 
@@ -219,7 +219,7 @@ class Settings:
         """Return a copy with `{"general.width": 64}` replaced.
 
         Raises:
-            UsageError: an unknown name, a value of the wrong type, or one outside its range.
+            UsageError: an unknown name, a value of the wrong type or outside its range, or slices without `sisa`.
         """
         groups = {f.name: getattr(self, f.name) for f in fields(self)}
         for key, value in values.items():
@@ -230,7 +230,13 @@ class Settings:
                 named = [name for name in sorted(self.flat()) if group not in groups or name.startswith(f"{group}.")]
                 raise UsageError(f"unknown setting {key!r}; {hint}there are {', '.join(named)}")
             groups[group] = replace(groups[group], **{name: _checked(type(groups[group]), key, name, value)})
-        return type(self)(**groups)
+        made = type(self)(**groups)
+        if made.general.unlearning == "exact" and made.general.slices not in (1, General.slices):
+            raise UsageError(
+                f"general.slices is {made.general.slices}, and nothing is learnt in slices without sisa; set "
+                f"general.unlearning=sisa, too, or leave general.slices at {General.slices}"
+            )
+        return made
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -106,7 +106,7 @@ def test_nothing_is_converted_silently(name, value):
         ("general.dropout", [0.0, 0.9], [1.0, 1.5]),
         ("general.max_segments", [0, 10], [-1]),
         ("general.validation", [0.01, 0.99], [0.0, 1.0]),
-        ("general.slices", [1, 5], [0]),
+        ("general.slices", [1, 3], [0]),
         ("personalisation.steps", [1], [0]),
         ("personalisation.batch_size", [1], [0]),
         ("personalisation.anchor_batch_size", [1], [0]),

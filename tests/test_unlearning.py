@@ -116,3 +116,9 @@ def test_sisa_among_methods_for_personal_models_is_refused_with_where_it_is_chos
     with pytest.raises(UsageError, match=r"sisa is for the general model: general\.unlearning=sisa$"):
         parse_methods("finetune,sisa")
     assert Settings().with_values({"general.unlearning": "sisa"}).general.unlearning == "sisa"
+
+
+def test_a_number_of_slices_without_sisa_is_refused_and_with_it_taken():
+    with pytest.raises(UsageError, match=r"general\.slices is 4, .*; set general\.unlearning=sisa, too"):
+        Settings().with_values({"general.slices": 4})
+    assert Settings().with_values({"general.slices": 4, "general.unlearning": "sisa"}).general.slices == 4
