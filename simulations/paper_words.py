@@ -10,6 +10,8 @@ from typing import Any
 from simulations.paper_models import UNLEARNED
 from simulations.paper_results import ANY, Estimate
 
+FEWEST = 6  # patients of whom anything is said: all six on one side by chance are 3 %, and of fewer more than 5 %
+
 
 def paragraph(result: Mapping[str, Any]) -> str:
     """Return what the figures do and do not show; a difference counts where its 95 % interval excludes 0."""
@@ -25,8 +27,11 @@ def paragraph(result: Mapping[str, Any]) -> str:
 
 
 def side(found: Estimate) -> int | None:
-    """Return on which side of 0 the whole interval lies, 0 where it holds 0; None where there is no interval."""
-    if found["low"] is None or found["high"] is None:
+    """Return on which side of 0 the whole interval lies, 0 where it holds 0; None where `FEWEST` are not reached.
+
+    Resampled, a handful of patients give little more than their range: two always lie on one side of something.
+    """
+    if found["low"] is None or found["high"] is None or found["patients"] < FEWEST:
         return None
     return 1 if found["low"] > 0 else -1 if found["high"] < 0 else 0
 
@@ -46,6 +51,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def _too_few(patients: int) -> str:
+    return f"{counted(patients, 'patient')} {'is' if patients == 1 else 'are'} too few"
+
+
 def _probe(result: Mapping[str, Any]) -> str:
     by_group = result["table"]["personal"]
     member, held, control = (by_group[group]["difference"] for group in ("member", "held_out", "control"))
@@ -61,7 +70,7 @@ def _membership(result: Mapping[str, Any]) -> str:
     others, own = (result["contrasts"][name] for name in ("members - controls", "members - held out"))
     away, apart = side(others), side(own)
     if away is None or apart is None:
-        return "One patient gives no interval, so it is open whether that difference tells members from others."
+        return f"{_too_few(others['patients'])} to say whether that difference tells members from others."
     if away < 0:
         return (
             f"The never-used patients show more of it than the members (members less controls {points(others)}), so "
@@ -102,6 +111,8 @@ def _extracted(result: Mapping[str, Any]) -> str:
         f"the members {_share(recall)} are extracted; "
     )
     guess = f"of all segments that were asked about {base:.0%} are members, so that this is "
+    if result["patients"] < FEWEST:
+        return f"{said}{_too_few(result['patients'])} to say whether this is better than a guess."
     if precision["low"] is None or precision["low"] <= base <= precision["high"]:
         return said + guess + "not told from a guess."
     return said + guess + ("better than a guess." if precision["low"] > base else "worse than a guess.")
@@ -140,7 +151,8 @@ def _method(contrasts: Mapping[str, Estimate], method: str) -> str:
     who = f"After {UNLEARNED[method]} ({counted(found['patients'], 'patient')}) the loss on the forget set is"
     match side(found):
         case None:
-            return f"{who} {nats(found)} from the retrained model's; one patient gives no interval."
+            few = _too_few(found["patients"])
+            return f"{who} {nats(found)} from the retrained model's; {few} to say on which side of it that is."
         case 0:
             return f"{who} not told from the retrained model's ({nats(found)}), which is not the same as equal to it."
         case -1:

@@ -179,7 +179,7 @@ def _refuse(plan: Plan) -> None:
     asked = {"--patients": plan.patients, "--width": plan.width, "--seeds": plan.seeds, "--epochs": plan.epochs}
     for name, number in asked.items():
         if number < 1:
-            raise UsageError(f"{name} is {number}, expected 1 or more; ask for more")
+            raise UsageError(f"{name} is {number}, expected 1 or more")
 
 
 @lru_cache(maxsize=1)

@@ -259,11 +259,23 @@ def test_the_paragraph_says_what_figure_6_is_made_of(loss, said):
     assert said in paragraph(world(member=0.0, held_out=0.0, control=0.0, loss=loss))
 
 
+@pytest.mark.parametrize("patients", [1, 2, 5, 6])
+def test_of_a_handful_of_patients_nothing_is_said_though_their_range_excludes_0(patients):
+    told = world(member=0.3, held_out=0.1, control=0.0, loss={"finetune": 0.4, "personal": 0.4})
+    few = {name: found | {"patients": patients} for name, found in told["contrasts"].items()}
+    text = paragraph(told | {"patients": patients, "contrasts": few})
+    claims = ("here it does react", "something of the patients is still there", "better than a guess.", "part of what")
+    assert [claim in text.replace("to say whether this is better than a guess.", "") for claim in claims] == [
+        patients == 6
+    ] * 4
+    assert text.count("too few to say") == (0 if patients == 6 else 3)
+
+
 def test_one_patient_gives_no_interval_and_the_paragraph_says_so():
     found = [TWO[0]]
     result = {"table": table(found), "contrasts": contrasts(found), "extractions": extractions(found)}
     text = paragraph(result | {"patients": 1, "seeds": 1, "epsilon": EPSILON})
-    assert "One patient gives no interval" in text
+    assert "1 patient is too few to say whether that difference tells members from others." in text
     assert "1 patient and 1 seed" in text
 
 
