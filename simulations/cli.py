@@ -202,13 +202,13 @@ def train(home: Home = DEFAULT_HOME, assignments: Assignments = None, as_json: J
         workspace.launching(),
         workspace.lock("train"),
         Registry.open(workspace.registry_path) as registry,
-        progress("training the general model", settings.general.epochs) as tell,
+        progress("training the general model", epochs := settings.general.epochs) as tell,
     ):
         trained = None
         while trained is None:  # somebody withdrew meanwhile
             so_often = registry.withdrawals(PUBLIC_ROLES)
             trained = train_while_consented(
-                workspace, registry, settings, tell=lambda n, _: tell(n), withdrawals=so_often
+                workspace, registry, settings, tell=lambda n, of: tell(n * epochs // of), withdrawals=so_often
             )
     left_out = dict(Counter(one.reason for one in trained.left_out))
     result = {**trained.record, "reused": trained.reused, "left_out": left_out}

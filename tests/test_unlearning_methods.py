@@ -18,7 +18,7 @@ import shared.training
 import shared.unlearning
 from shared.errors import LetheError, UsageError
 from shared.model import build, to_bytes
-from shared.personalisation import accuracy, trained_part
+from shared.personalisation import Frozen, accuracy, trained_part
 from shared.settings import General, Unlearning
 from shared.training import Examples, task_loss
 from shared.unlearning import (
@@ -224,10 +224,13 @@ def test_a_last_step_that_diverges_is_told_though_no_loss_is_looked_at_after_it(
     astray = lambda step, steps, *, peak: math.inf if step == steps - 1 else rate(step, steps, peak=peak)  # noqa: E731
     monkeypatch.setattr(shared.training, "one_cycle", astray)
     once = replace(case, unlearning=replace(case.unlearning, epochs=1))
+    with pytest.raises(LetheError, match=r"finetune diverged, .*: others' loss is finite after no epoch"):
+        METHODS["finetune"](once)
+    public = replace(case.public, gate=Examples.empty(), gate_features=case.public.gate_features[:0])
     with pytest.raises(
         LetheError, match=r"finetune diverged: \d+ tensors of its model hold numbers that are not finite"
     ):
-        METHODS["finetune"](once)
+        METHODS["finetune"](replace(once, public=public, frozen=Frozen(case.general, public, case.personalisation)))
     assert to_bytes(case.personal) == before
     assert flat(METHODS["finetune"](case), case).isfinite().all()  # an epoch before it is kept, the best of them
 

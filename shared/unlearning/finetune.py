@@ -8,6 +8,7 @@ width 16 (measured).
 
 import math
 
+from shared.errors import LetheError
 from shared.model import ResNet34
 from shared.personalisation import copied, trained_part, tune
 from shared.training import task_loss
@@ -24,6 +25,7 @@ def unlearn(case: Case) -> ResNet34:
 
     Raises:
         UsageError: there is nothing to retain.
+        LetheError: that loss is a finite number after no epoch.
     """
     retained(case)
     retain, gate = [case.retain, case.public.anchor], case.frozen.see(case.public.gate)
@@ -36,4 +38,11 @@ def unlearn(case: Case) -> ResNet34:
 
     epochs = case.unlearning.epochs
     tune(model, retain, case.personalisation, epochs=epochs, frozen=case.frozen, after_epoch=look)
-    return best.settle(model) if best.score < math.inf else model
+    if len(gate.labels) == 0:
+        return model
+    if best.score == math.inf:
+        raise LetheError(
+            "finetune diverged, or a validation segment is no number: others' loss is finite after no epoch; the model "
+            "before is left as it was; lower personalisation.learning_rate"
+        )
+    return best.settle(model)
