@@ -2,8 +2,8 @@
 
 Source: the paper's section 3.3.3, U = A(D) fine-tuned on L. Needs: the personal model and the retain set, what the
 patient keeps and the corpus's share, for which the anchor stands; others' validation segments. Guarantee: none.
-Cost: so many steps as the epochs over the retain set have, and a look at others after each; .6 of a personalisation at
-width 16 (measured).
+Cost: so many steps as the epochs over the retain set have, and a look at others after each; .6 of retraining, and 1.2
+of it where the whole network is trained (measured).
 """
 
 import math
